@@ -1,0 +1,164 @@
+"""Writes one ONNX graph node by node, its weights straight to a data file beside it.
+
+    g = GraphBuilder("content", contract, folder)
+    x = g.input("features")
+    g.output("content_tokens", linear(g, x, weights, "mm_projector"))
+    g.save()
+
+A weight is on disk and out of memory as soon as it is declared, so a 13-billion
+parameter graph costs one tensor of memory. Knows ONNX; knows nothing of layers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper
+
+from llamavid.contract import DType, GraphContract, TensorSpec
+
+OPSET = 21  # the first with INT4 and block-wise DequantizeLinear; what TensorRT 10.3 reads
+OPSET_LANGUAGE = 23  # the first with RMSNormalization
+MICROSOFT = "com.microsoft"
+_IR_VERSION = 11
+_ALIGNMENT = 4096  # bytes; lets a runtime map weights instead of reading them
+
+_ONNX_TYPE = {
+    DType.FLOAT32: TensorProto.FLOAT,
+    DType.FLOAT16: TensorProto.FLOAT16,
+    DType.INT64: TensorProto.INT64,
+    DType.INT32: TensorProto.INT32,
+}
+
+
+@dataclass(frozen=True)
+class Value:
+    """An edge of the graph. Carries its type, so that casts are written only where they are needed."""
+
+    name: str
+    dtype: DType
+
+
+class GraphBuilder:
+    """One graph under construction. Must be closed: use it in a `with` block."""
+
+    def __init__(self, name: str, contract: GraphContract, folder: Path, *, opset: int = OPSET) -> None:
+        self.name, self._opset = name, opset
+        self.file = folder / f"{name}.onnx"
+        self._contract = contract
+        self._nodes: list[onnx.NodeProto] = []
+        self._weights: list[onnx.TensorProto] = []
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], Value] = {}
+        self._scope = ""
+        self._serial = 0
+        self._data = (folder / f"{name}.onnx.data").open("wb")
+
+    def __enter__(self) -> GraphBuilder:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._data.close()
+
+    @contextlib.contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Names of nodes written inside begin with it: a profile or a bisection reads like the model."""
+        outer, self._scope = self._scope, f"{self._scope}{name}/"
+        yield
+        self._scope = outer
+
+    def input(self, name: str) -> Value:
+        """The contract's input of that name."""
+        return Value(name, self._contract.spec(name).dtype)
+
+    def op(self, kind: str, *inputs: Value | None, dtype: DType | None = None, domain: str = "", **attributes: Any) -> Value:
+        """One node of one output, of the first input's type unless `dtype` says otherwise."""
+        return self.ops(kind, *inputs, outputs=1, dtype=dtype, domain=domain, **attributes)[0]
+
+    def ops(
+        self,
+        kind: str,
+        *inputs: Value | None,
+        outputs: int,
+        dtype: DType | None = None,
+        domain: str = "",
+        **attributes: Any,
+    ) -> list[Value]:
+        """One node of several outputs."""
+        self._serial += 1
+        name = f"{self._scope}{kind}_{self._serial}"
+        results = [f"{name}:{i}" for i in range(outputs)]
+        names = [value.name if value else "" for value in inputs]
+        self._nodes.append(helper.make_node(kind, names, results, name=name, domain=domain, **attributes))
+        kept = dtype or next(value.dtype for value in inputs if value)
+        return [Value(result, kept) for result in results]
+
+    def cast(self, value: Value, dtype: DType) -> Value:
+        """`value` as `dtype`; no node when it is that already."""
+        return value if value.dtype is dtype else self.op("Cast", value, dtype=dtype, to=_ONNX_TYPE[dtype])
+
+    def constant(self, values: Any, dtype: DType = DType.INT64) -> Value:
+        """A small constant, kept in the graph itself; equal ones are one."""
+        array = np.asarray(values, dtype.numpy)
+        key = (dtype.value, array.shape, array.tobytes())
+        if key not in self._constants:
+            name = f"constant_{len(self._constants)}"
+            self._weights.append(onnx.numpy_helper.from_array(array, name))
+            self._constants[key] = Value(name, dtype)
+        return self._constants[key]
+
+    def weight(self, name: str, array: npt.NDArray[Any]) -> Value:
+        """A weight, written to the data file now."""
+        dtype = DType(array.dtype.name)
+        return Value(self._store(name, np.ascontiguousarray(array), _ONNX_TYPE[dtype], array.shape), dtype)
+
+    def int4_weight(self, name: str, packed: npt.NDArray[np.uint8], shape: tuple[int, ...], scale: Value) -> Value:
+        """Four-bit values of `shape`, two a byte, low nibble first; typed as what dequantizing them gives."""
+        return Value(self._store(name, packed, TensorProto.INT4, shape), scale.dtype)
+
+    def _store(self, name: str, array: npt.NDArray[Any], onnx_type: int, shape: tuple[int, ...]) -> str:
+        offset = -(-self._data.tell() // _ALIGNMENT) * _ALIGNMENT
+        self._data.seek(offset)
+        self._data.write(memoryview(array).cast("B"))
+        tensor = TensorProto(name=name, data_type=onnx_type, dims=shape, data_location=TensorProto.EXTERNAL)
+        where = {"location": Path(self._data.name).name, "offset": offset, "length": array.nbytes}
+        for key, value in where.items():
+            tensor.external_data.add(key=key, value=str(value))
+        self._weights.append(tensor)
+        return name
+
+    def mark(self, value: Value, name: str) -> Value:
+        """Gives an inner value a name of its own, so that a test or a bisection can ask for it."""
+        self._nodes.append(helper.make_node("Identity", [value.name], [name], name=name))
+        return Value(name, value.dtype)
+
+    def output(self, name: str, value: Value) -> None:
+        """`value` leaves the graph as the contract's output of that name, cast to its type."""
+        self.mark(self.cast(value, self._contract.spec(name).dtype), name)
+
+    def save(self) -> Path:
+        """Writes and checks the graph. Raises `onnx.checker.ValidationError` on a mistake of ours."""
+        self._data.close()
+        graph = helper.make_graph(
+            self._nodes,
+            self.name,
+            [_value_info(spec) for spec in self._contract.inputs],
+            [_value_info(spec) for spec in self._contract.outputs],
+            self._weights,
+        )
+        opsets = [helper.make_opsetid("", self._opset), helper.make_opsetid(MICROSOFT, 1)]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="llamavid")
+        self.file.write_bytes(model.SerializeToString())
+        onnx.checker.check_model(str(self.file))
+        return self.file
+
+
+def _value_info(spec: TensorSpec) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(spec.name, _ONNX_TYPE[spec.dtype], spec.shape)

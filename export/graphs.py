@@ -1,0 +1,167 @@
+"""The three frame graphs, written from the same names as the PyTorch modules they mirror.
+
+    vision   `llamavid.model.vision.VisionEncoder`
+    content  `llamavid.model.compressor.Compressor.content_tokens`
+    context  `llamavid.model.qformer.TextDecoderModel`, then `Compressor.context_tokens`
+
+This is the plain form, operation by operation; the exact rewrites of facts
+section 11 are passes over it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from llamavid.config import ModelConfig, TextDecoder, TextDecoderConfig
+from llamavid.contract import DType
+from llamavid.export.builder import Value
+from llamavid.export.layers import Layers
+
+
+def write_vision(layers: Layers, config: ModelConfig) -> None:
+    """pixels [n, 3, S, S] -> features [n, 1+N, C]."""
+    g, vision = layers.g, config.vision
+    pixels = g.cast(g.input("pixels"), layers.precision.compute)
+    kernel = layers.compute("patch_embed.proj.weight")
+    size = [vision.patch_size] * 2
+    patches = g.op("Conv", pixels, kernel, layers.compute("patch_embed.proj.bias"), kernel_shape=size, strides=size)
+    patches = layers.transpose(layers.reshape(patches, 0, vision.width, vision.patches), 0, 2, 1)
+    class_row = layers.repeat_first(layers.compute("cls_token"), layers.dim(pixels, 0))
+    x = layers.add(layers.concat(class_row, patches, axis=1), layers.compute("pos_embed"))
+    for index in range(vision.depth):
+        with g.scope(f"blocks.{index}"):
+            x = _vision_block(layers, config, x, f"blocks.{index}")
+    g.output("features", x)
+
+
+def _vision_block(layers: Layers, config: ModelConfig, x: Value, name: str) -> Value:
+    g, vision = layers.g, config.vision
+    head_dim = vision.width // vision.heads
+    normed = layers.layer_norm(x, f"{name}.norm1", vision.norm_eps)
+    qkv = layers.matmul(normed, f"{name}.attn.qkv.weight", layers.read(f"{name}.attn.qkv.weight").T)
+    q_bias, v_bias = layers.read(f"{name}.attn.q_bias"), layers.read(f"{name}.attn.v_bias")
+    bias = layers.weight(f"{name}.attn.qkv.bias", np.concatenate([q_bias, np.zeros_like(q_bias), v_bias]))
+    q, k, v = g.ops("Split", g.op("Add", qkv, bias), outputs=3, axis=-1, num_outputs=3)
+    x = layers.add(x, layers.linear(layers.attention(q, k, v, vision.heads, head_dim), f"{name}.attn.proj"))
+    hidden = layers.gelu(layers.linear(layers.layer_norm(x, f"{name}.norm2", vision.norm_eps), f"{name}.mlp.fc1"))
+    return layers.add(x, layers.linear(hidden, f"{name}.mlp.fc2"))
+
+
+def write_content(layers: Layers, config: ModelConfig) -> None:
+    """features [n, R, C] -> content tokens [n, n_content, D]: pooled first, projected after."""
+    x = _pooled(layers, config, _patches(layers, config, layers.g.input("features")))
+    for index in range(config.projector_depth):
+        x = layers.linear(layers.gelu(x) if index else x, f"content_projector.{2 * index}")
+    layers.g.output("content_tokens", x)
+
+
+def _patches(layers: Layers, config: ModelConfig, features: Value) -> Value:
+    """The last N rows: stored features come without the class token."""
+    vision = config.vision
+    return layers.reshape(layers.last(features, vision.patches), 0, vision.patches, vision.width)
+
+
+def _pooled(layers: Layers, config: ModelConfig, patches: Value) -> Value:
+    if config.pool_grid is None:
+        return patches
+    grid, kernel, width = config.vision.grid, config.pool_kernel, config.vision.width
+    side = grid // kernel
+    square = layers.reshape(layers.sensitive(patches), 0, grid, grid, width)
+    if side * kernel != grid:  # rows and columns that do not fill a kernel are left out
+        square = layers.slice(layers.slice(square, 0, side * kernel, axis=1), 0, side * kernel, axis=2)
+    windows = layers.reshape(square, 0, side, kernel, side, kernel, width)
+    mean = layers.g.op("ReduceMean", windows, layers.g.constant([2, 4]), keepdims=0)
+    return layers.reshape(mean, 0, side * side, width)
+
+
+def write_context(layers: Layers, config: ModelConfig) -> None:
+    """features [n, R, C] and question ids [1, L] -> context tokens [n, 1, D]."""
+    g = layers.g
+    features = g.input("features")
+    patches = _patches(layers, config, features)
+    hidden = g.mark(_text_decoder(layers, config, features, patches, g.input("question_ids")), "text_hidden")
+    query = g.mark(layers.linear(hidden, "compressor.query_projector"), "text_query")
+    with g.scope("context"):
+        keys = layers.transpose(layers.linear(patches, "compressor.key_projector"), 0, 2, 1)
+        scores = g.op("MatMul", layers.scale(query, config.vision.width**-0.5), keys)
+        gathered = g.op("MatMul", layers.softmax(scores), g.cast(patches, layers.precision.compute))
+        mean = g.op("ReduceMean", layers.sensitive(gathered), g.constant([1]), keepdims=1)
+        g.output("context_tokens", layers.linear(mean, "compressor.value_projector"))
+
+
+def _text_decoder(layers: Layers, config: ModelConfig, features: Value, patches: Value, ids: Value) -> Value:
+    """Rows of the text decoder [n, M or L, H]."""
+    decoder, g = config.text_decoder, layers.g
+    image = _image_rows(layers, decoder, features, patches)
+    x = layers.repeat_first(_embedded(layers, decoder, ids), layers.dim(features, 0))
+    bias = _causal_bias(layers, decoder, ids)
+    for index in range(decoder.layers):
+        with g.scope(f"layers.{index}"):
+            x = _text_layer(layers, decoder, x, image, bias, index)
+    return layers.slice(x, 0, decoder.queries, axis=1) if decoder.queries else x
+
+
+def _image_rows(layers: Layers, decoder: TextDecoderConfig, features: Value, patches: Value) -> Value:
+    if decoder.kind is TextDecoder.RAW_BERT:
+        return layers.linear(patches, "text_decoder.image_projection")
+    rows = layers.linear(features, "text_decoder.image_projection") if decoder.projects_image else features
+    return layers.layer_norm(rows, "text_decoder.image_norm", decoder.image_norm_eps)
+
+
+def _embedded(layers: Layers, decoder: TextDecoderConfig, ids: Value) -> Value:
+    """Queries, which have no position, and words [1, M+L, H]."""
+    g = layers.g
+    positions = layers.slice(
+        layers.compute("text_decoder.position_embeddings.weight"), 0, layers.dim(ids, 1), axis=0
+    )
+    x = g.op("Add", g.op("Gather", layers.compute("text_decoder.word_embeddings.weight"), ids), positions)
+    if decoder.kind is TextDecoder.RAW_BERT:
+        types = layers.read("text_decoder.token_type_embeddings.weight")
+        x = g.op("Add", x, layers.weight("text_decoder.token_type_embeddings.row", types[0]))
+    else:
+        x = layers.concat(layers.compute("text_decoder.queries"), x, axis=1)
+    return layers.layer_norm(x, "text_decoder.embedding_norm", decoder.norm_eps)
+
+
+def _causal_bias(layers: Layers, decoder: TextDecoderConfig, ids: Value) -> Value | None:
+    """Raw BERT's words look back only; [L, L], added to the scores."""
+    if decoder.kind is TextDecoder.Q_FORMER:
+        return None
+    ahead = np.triu(np.full(2 * [decoder.max_tokens], np.finfo(np.float32).min), k=1)
+    table = layers.g.weight("text_decoder.causal_bias", ahead.astype(DType.FLOAT32.numpy))
+    length = layers.dim(ids, 1)
+    return layers.slice(layers.slice(table, 0, length, axis=0), 0, length, axis=1)
+
+
+def _text_layer(
+    layers: Layers, decoder: TextDecoderConfig, x: Value, image: Value, bias: Value | None, index: int
+) -> Value:
+    name = f"text_decoder.layers.{index}"
+    x = _post_norm_attention(layers, decoder, x, x, f"{name}.attention", bias)
+    if decoder.kind is TextDecoder.RAW_BERT:
+        x = _post_norm_attention(layers, decoder, x, image, f"{name}.cross_attention")
+        return _feed_forward(layers, decoder, x, f"{name}.feed_forward")
+    queries = layers.slice(x, 0, decoder.queries, axis=1)
+    words = layers.slice(x, decoder.queries, np.iinfo(np.int64).max, axis=1)
+    if decoder.has_cross_attention(index):
+        queries = _post_norm_attention(layers, decoder, queries, image, f"{name}.cross_attention")
+    return layers.concat(
+        _feed_forward(layers, decoder, queries, f"{name}.query_feed_forward"),
+        _feed_forward(layers, decoder, words, f"{name}.feed_forward"),
+        axis=1,
+    )
+
+
+def _post_norm_attention(
+    layers: Layers, decoder: TextDecoderConfig, x: Value, memory: Value, name: str, bias: Value | None = None
+) -> Value:
+    q, k, v = (
+        layers.linear(rows, f"{name}.{role}") for rows, role in ((x, "query"), (memory, "key"), (memory, "value"))
+    )
+    mixed = layers.attention(q, k, v, decoder.heads, decoder.width // decoder.heads, bias)
+    return layers.layer_norm(layers.add(x, layers.linear(mixed, f"{name}.output")), f"{name}.norm", decoder.norm_eps)
+
+
+def _feed_forward(layers: Layers, decoder: TextDecoderConfig, x: Value, name: str) -> Value:
+    hidden = layers.gelu(layers.linear(x, f"{name}.up"))
+    return layers.layer_norm(layers.add(x, layers.linear(hidden, f"{name}.down")), f"{name}.norm", decoder.norm_eps)

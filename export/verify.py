@@ -1,0 +1,189 @@
+"""How far each exported graph is from the PyTorch model: run both on the same inputs, compare, judge.
+
+The reference is float32 and streamed, so a model that does not fit in memory is
+compared all the same. What runs the graphs is handed in: the very code that will
+answer. An error over its tolerance is a `ParityError`; a bundle is not made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from llamavid.bundle import GraphEntry, ParityRow
+from llamavid.config import LanguageConfig, ModelConfig
+from llamavid.errors import ParityError
+from llamavid.export.precision import dequantized
+from llamavid.model.checkpoint import Checkpoint
+from llamavid.model.compressor import Compressor
+from llamavid.model.llamavid import text_decoder
+from llamavid.model.streamed import streamed_features, streamed_logits
+from llamavid.tokenizer import QuestionTokenizer
+
+Array = npt.NDArray[Any]
+
+QUESTION = "What happens in the video, and what color is it?"
+_CHUNKS = (16, 7, 1)  # prefill, a second chunk on a filled cache, one decode step
+
+# Relative norm of the difference. Each carries its reason into the table.
+_TOLERANCES = {
+    "fp32": (1e-4, "float32, another order of summation"),
+    "fp16": (2e-2, "float16 products through every block"),
+    "int4 weights": (1e-4, "the same int4 weights, float32 otherwise"),
+    "int4 run": (1e-1, "the same int4 weights, activations rounded to int8 by the kernel"),
+}
+
+
+class RunGraph(Protocol):
+    def __call__(self, folder: Path, entry: GraphEntry, inputs: dict[str, Array]) -> Array: ...
+
+
+class RunLanguage(Protocol):
+    def __call__(
+        self,
+        folder: Path,
+        entry: GraphEntry,
+        language: LanguageConfig,
+        chunks: Sequence[Array],
+        *,
+        exact_int4: bool = ...,
+    ) -> Array: ...
+
+
+@dataclass(frozen=True)
+class Runner:
+    """What runs graphs: the runtime's functions, handed in by the command line."""
+
+    graph: RunGraph
+    language: RunLanguage
+
+
+def parity(
+    checkpoint: Checkpoint,
+    folder: Path,
+    graphs: dict[str, GraphEntry],
+    runner: Runner,
+    *,
+    int4_block: int | None,
+    on_step: Callable[[str], None] = lambda what: None,
+) -> Iterator[ParityRow]:
+    """Compares graph after graph; yields every row, passed or not."""
+    on_step("vision: PyTorch")
+    pixels = sample_pixels(checkpoint.config)
+    features = streamed_features(checkpoint, torch.from_numpy(pixels)).numpy()
+    on_step("vision: exported graph")
+    yield _row(graphs, "vision", features, _run(runner, folder, graphs["vision"], pixels=pixels))
+    on_step("content and context")
+    ids = QuestionTokenizer(checkpoint.question_vocabulary).ids(QUESTION)
+    content, context = _reference_tokens(checkpoint, features, ids)
+    found = _run(runner, folder, graphs["content"], features=features)
+    yield _row(graphs, "content", content, found)
+    found = _run(runner, folder, graphs["context"], features=features, question_ids=ids)
+    yield _row(graphs, "context", context, found)
+    yield from _language_rows(checkpoint, folder, graphs, runner, int4_block, on_step)
+
+
+def require(rows: Sequence[ParityRow]) -> None:
+    """Raises `ParityError` naming the worst row that failed."""
+    failed = [row for row in rows if not row.passed]
+    if failed:
+        worst = max(failed, key=lambda row: np.nan_to_num(row.norm_error / (row.tolerance or 1), nan=np.inf))
+        raise ParityError(
+            f"graph {worst.graph} ({worst.precision}) differs from PyTorch by {worst.norm_error:.2g}",
+            expected=f"at most {worst.tolerance:.2g} ({worst.reason})" if worst.tolerance else "a number",
+            next_step="No bundle was written. Export in fp32 to see whether the precision is the cause.",
+        )
+
+
+def sample_pixels(config: ModelConfig) -> npt.NDArray[np.float32]:
+    """Two normalized pictures [2, 3, S, S] with edges, slopes and noise: a flat one would hide mistakes."""
+    side, random = config.vision.image_size, np.random.default_rng(0)
+    across = np.linspace(0, 6 * np.pi, side)
+    waves = np.sin(across)[:, None] * np.cos(2 * across)[None]
+    pictures = waves + (across[None, :, None] > across[None, None, :]) * random.normal(size=(6, 1, 1))
+    return (pictures + 0.3 * random.normal(size=(6, side, side))).reshape(2, 3, side, side).astype(np.float32)
+
+
+def _run(runner: Runner, folder: Path, entry: GraphEntry, **inputs: Array) -> Array:
+    specs = {spec.name: spec.dtype.numpy for spec in entry.contract.inputs}
+    return runner.graph(folder, entry, {name: array.astype(specs[name]) for name, array in inputs.items()})
+
+
+@torch.inference_mode()
+def _reference_tokens(checkpoint: Checkpoint, features: Array, ids: Array) -> tuple[Array, Array]:
+    with torch.device("meta"):
+        decoder, compressor = text_decoder(checkpoint.config), Compressor(checkpoint.config)
+    checkpoint.fill("text_decoder", decoder, dtype=torch.float32, device="cpu")
+    checkpoint.fill("compressor", compressor, dtype=torch.float32, device="cpu")
+    rows = torch.from_numpy(features)
+    query = compressor.text_query(decoder(rows, torch.from_numpy(ids)))
+    return compressor.content_tokens(rows).numpy(), compressor.context_tokens(rows, query).numpy()
+
+
+def _language_rows(
+    checkpoint: Checkpoint,
+    folder: Path,
+    graphs: dict[str, GraphEntry],
+    runner: Runner,
+    int4_block: int | None,
+    on_step: Callable[[str], None],
+) -> Iterator[ParityRow]:
+    language, entry = checkpoint.config.language, graphs["llm"]
+    sequence = _sample_sequence(checkpoint)
+    dtype = entry.contract.spec("inputs_embeds").dtype.numpy
+    chunks = np.split(sequence.astype(dtype), np.cumsum(_CHUNKS)[:-1], axis=1)
+    ends = np.cumsum(_CHUNKS) - 1
+    on_step("language model: PyTorch, layer by layer")
+    exact = streamed_logits(checkpoint, torch.from_numpy(sequence)).numpy()[ends]
+    on_step("language model: exported graph")
+    found = runner.language(folder, entry, language, chunks)
+    if int4_block is None:
+        yield _row(graphs, "llm", exact, found)
+        return
+    on_step("language model: PyTorch with the int4 weights")
+    change = _int4_change(int4_block)
+    rounded = streamed_logits(checkpoint, torch.from_numpy(sequence), change=change).numpy()[ends]
+    yield _row(graphs, "llm", rounded, found, rule="int4 run")
+    on_step("language model: exported graph, float32 activations")
+    found_exact = runner.language(folder, entry, language, chunks, exact_int4=True)
+    yield _row(graphs, "llm", rounded, found_exact, rule="int4 weights")
+    largest, norm = relative_errors(exact, found)
+    reason = "what int4 costs these weights; `llamavid calibrate` and `eval` judge it"
+    yield ParityRow("llm", entry.precision, "PyTorch float32", largest, norm, None, reason)
+
+
+def _sample_sequence(checkpoint: Checkpoint) -> npt.NDArray[np.float32]:
+    """Embeddings [1, T, D] of words drawn from the model's own table."""
+    table = checkpoint.read("language.model.embed_tokens.weight", torch.float32)
+    picks = torch.from_numpy(np.random.default_rng(0).integers(3, len(table), sum(_CHUNKS)))
+    return table[picks][None].numpy()
+
+
+def _int4_change(block: int) -> Callable[[str, Tensor], Tensor]:
+    def change(name: str, weight: Tensor) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(dequantized(weight.numpy().T, block).T))
+
+    return change
+
+
+def _row(
+    graphs: dict[str, GraphEntry], name: str, reference: Array, found: Array, *, rule: str | None = None
+) -> ParityRow:
+    entry = graphs[name]
+    tolerance, reason = _TOLERANCES[rule or entry.precision]
+    against = "PyTorch with the same int4 weights" if rule else "PyTorch float32"
+    return ParityRow(name, entry.precision, against, *relative_errors(reference, found), tolerance, reason)
+
+
+def relative_errors(reference: Array, found: Array) -> tuple[float, float]:
+    """Largest difference over the largest value, and norm of the difference over the norm, in float64."""
+    a, b = reference.astype(np.float64), found.astype(np.float64)
+    assert a.shape == b.shape, f"{b.shape} against {a.shape}"
+    return float(np.abs(a - b).max() / np.abs(a).max()), float(np.linalg.norm(a - b) / np.linalg.norm(a))

@@ -1,0 +1,240 @@
+"""The bundle: a folder that holds a model ready to run, and the manifest that vouches for it.
+
+    manifest.json    format version, dimensions, the contract of every graph, sha256 of every file,
+                     what built it and how far each graph was from PyTorch
+
+Writing happens beside the target and ends in one rename. Opening checks the
+format version, that every path stays inside, and every byte's hash before
+anything is deserialized. Knows nothing about what the graphs compute.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from llamavid.config import ModelConfig, dataclass_from_json
+from llamavid.contract import GraphContract
+from llamavid.errors import BundleError
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+LANGUAGE_TOKENIZER, QUESTION_VOCABULARY = "tokenizer.model", "vocab.txt"
+EMBEDDINGS = "embeddings.npy"  # float [V, D], the language model's input table
+GRAPHS = ("vision", "content", "context", "llm")
+
+_MANIFEST_LIMIT = 16 << 20  # bytes; ours are some 100 kB
+_REEXPORT = "Copy the bundle again, or make it again with `llamavid export`."
+
+
+@dataclass(frozen=True)
+class ParityRow:
+    """How far one output of one graph is from the PyTorch model in float32.
+
+    Errors are relative: the largest difference over the largest value, and the
+    norm of the difference over the norm.
+    """
+
+    graph: str
+    precision: str
+    against: str  # what it was compared with
+    largest_error: float
+    norm_error: float
+    tolerance: float | None  # of norm_error; None = measured, not judged
+    reason: str  # for the tolerance
+
+    @property
+    def passed(self) -> bool:
+        if self.tolerance is None:
+            return math.isfinite(self.norm_error)
+        return self.norm_error <= self.tolerance  # False for NaN
+
+
+@dataclass(frozen=True)
+class GraphEntry:
+    """One ONNX graph of the bundle."""
+
+    file: str
+    precision: str
+    contract: GraphContract
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    size: int  # bytes
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything that the runtime needs to know before it opens a file."""
+
+    format_version: int
+    model: ModelConfig
+    template: str
+    graphs: dict[str, GraphEntry]
+    parity: tuple[ParityRow, ...]
+    built_with: dict[str, str]  # package -> version, and the checkpoint's name
+    files: dict[str, FileEntry]
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened, verified bundle."""
+
+    folder: Path
+    manifest: Manifest
+    digest: str  # sha256 of the manifest, which names every file's: the bundle's identity
+
+    def path(self, name: str) -> Path:
+        """The file of that name. Raises `BundleError` for a name that the manifest does not list."""
+        if name not in self.manifest.files:
+            raise BundleError(f"{self.folder} lists no {name}", next_step=_REEXPORT)
+        return self.folder / name
+
+
+def open_bundle(folder: Path | str) -> Bundle:
+    """Opens a bundle and checks every byte of it.
+
+    Raises:
+        BundleError: it is missing, damaged, unsafe or of a newer format.
+    """
+    folder = Path(folder)
+    text = _manifest_text(folder)
+    manifest = _manifest(text, folder)
+    for name in manifest.files:
+        _check_inside(folder, name)
+    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+        # Largest first: the wall time is the largest file's when cores allow.
+        by_size = sorted(manifest.files.items(), key=lambda item: -item[1].size)
+        for future in [pool.submit(_check_file, folder, name, entry) for name, entry in by_size]:
+            future.result()
+    return Bundle(folder, manifest, hashlib.sha256(text).hexdigest())
+
+
+def _manifest_text(folder: Path) -> bytes:
+    file = folder / MANIFEST
+    if not file.is_file():
+        what = "is not a bundle" if folder.is_dir() else "does not exist" if not folder.exists() else "is not a folder"
+        raise BundleError(
+            f"{folder} {what}", expected=f"a folder with {MANIFEST}", next_step="Make one with `llamavid export`."
+        )
+    if file.stat().st_size > _MANIFEST_LIMIT:
+        raise BundleError(f"{file} has {file.stat().st_size} bytes", expected=f"at most {_MANIFEST_LIMIT}")
+    return file.read_bytes()
+
+
+def _manifest(text: bytes, folder: Path) -> Manifest:
+    file = folder / MANIFEST
+    try:
+        data = json.loads(text)
+        version = data["format_version"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BundleError(f"{file} is damaged ({error!r})", next_step=_REEXPORT) from error
+    if version != FORMAT_VERSION:
+        newer = isinstance(version, int) and version > FORMAT_VERSION
+        raise BundleError(
+            f"{folder} has bundle format {version!r}",
+            expected=f"{FORMAT_VERSION}",
+            next_step="Upgrade llamavid." if newer else _REEXPORT,
+        )
+    try:
+        manifest = dataclass_from_json(Manifest, data)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{file} is damaged ({error})", next_step=_REEXPORT) from error
+    absent = [graph for graph in GRAPHS if graph not in manifest.graphs]
+    if absent:
+        raise BundleError(f"{file} describes no graph {absent[0]!r}", expected=", ".join(GRAPHS), next_step=_REEXPORT)
+    return manifest
+
+
+def _check_inside(folder: Path, name: str) -> None:
+    path = PurePosixPath(name)
+    escapes = path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or not path.parts
+    if escapes or folder.resolve() not in (folder / path).resolve().parents:
+        raise BundleError(
+            f"{folder / MANIFEST} names {name!r}, which leaves the bundle", expected="files inside the bundle"
+        )
+
+
+def _check_file(folder: Path, name: str, entry: FileEntry) -> None:
+    file = folder / name
+    if not file.is_file():
+        raise BundleError(f"{file} is missing", expected=f"{entry.size} bytes", next_step=_REEXPORT)
+    size = file.stat().st_size
+    if size != entry.size:
+        raise BundleError(f"{file} has {size} bytes", expected=f"{entry.size}", next_step=_REEXPORT)
+    found = file_sha256(file)
+    if found != entry.sha256:
+        raise BundleError(
+            f"{file} has sha256 {found[:12]}...", expected=f"{entry.sha256[:12]}...", next_step=_REEXPORT
+        )
+
+
+def file_sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_manifest(folder: Path, **fields: object) -> Manifest:
+    """Hashes every file in `folder` and writes the manifest that lists them.
+
+    Args: the fields of `Manifest` but `format_version` and `files`.
+    """
+    names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    files = {name: FileEntry((folder / name).stat().st_size, file_sha256(folder / name)) for name in names}
+    manifest = Manifest(format_version=FORMAT_VERSION, files=files, **fields)  # type: ignore[arg-type]
+    (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    return manifest
+
+
+@contextlib.contextmanager
+def staged_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A folder beside `target` that becomes it when the block ends well, and vanishes when it does not.
+
+    Raises:
+        BundleError: `target` exists and may not be replaced, or its folder cannot be written.
+    """
+    target = target.absolute()
+    if target.exists() and not replace:
+        raise BundleError(f"{target} exists already", next_step="Choose another -o, or pass --replace.")
+    if target.exists() and any(target.iterdir()) and not (target / MANIFEST).is_file():
+        raise BundleError(f"{target} holds something that is not a bundle", next_step="Choose another -o.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise BundleError(f"{target.parent} cannot be written ({error.strerror})", next_step="Choose another -o.") from error
+    try:
+        yield stage
+        stage.chmod(0o755)
+        if target.exists():
+            shutil.rmtree(target)
+        stage.rename(target)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def versions(packages: Mapping[str, str]) -> dict[str, str]:
+    """Installed versions by package name, for `built_with`."""
+    from importlib import metadata
+
+    return {shown: metadata.version(package) for shown, package in packages.items()}
+
+

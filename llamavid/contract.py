@@ -1,0 +1,108 @@
+"""The contract of every graph: names, dtypes and shapes, said once.
+
+Export builds graphs to it, the manifest carries it, the runtime and every engine
+are checked against it. A dimension is a number or a name:
+
+    n  frames in the batch        R  rows of stored features: 1+N, or N without the class token
+    L  question tokens            T  tokens of the sequence in this call
+    cache  length of the key-value buffers; past and present are one buffer
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Union
+
+import numpy as np
+
+from llamavid.config import ModelConfig
+
+Dim = Union[int, str]
+
+
+class DType(str, enum.Enum):
+    """Element types at a graph's boundary."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    INT64 = "int64"
+    INT32 = "int32"
+
+    @property
+    def numpy(self) -> np.dtype:
+        return np.dtype(self.value)
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output."""
+
+    name: str
+    dtype: DType
+    dims: tuple[str, ...]  # numbers are written as text, so that a manifest has one type
+
+    @property
+    def shape(self) -> tuple[Dim, ...]:
+        return tuple(int(dim) if dim.isdecimal() else dim for dim in self.dims)
+
+
+@dataclass(frozen=True)
+class GraphContract:
+    """One graph's boundary."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def spec(self, name: str) -> TensorSpec:
+        return next(spec for spec in (*self.inputs, *self.outputs) if spec.name == name)
+
+
+def _spec(name: str, dtype: DType, *dims: Dim) -> TensorSpec:
+    return TensorSpec(name, dtype, tuple(str(dim) for dim in dims))
+
+
+def vision_contract(config: ModelConfig, dtype: DType) -> GraphContract:
+    """Encoder: normalized pixels to features, class token first."""
+    side = config.vision.image_size
+    return GraphContract(
+        (_spec("pixels", dtype, "n", 3, side, side),),
+        (_spec("features", dtype, "n", 1 + config.vision.patches, config.vision.width),),
+    )
+
+
+def content_contract(config: ModelConfig, dtype: DType) -> GraphContract:
+    """Content projector: features to content tokens, text-free."""
+    return GraphContract(
+        (_spec("features", dtype, "n", "R", config.vision.width),),
+        (_spec("content_tokens", dtype, "n", config.content_tokens, config.language.hidden),),
+    )
+
+
+def context_contract(config: ModelConfig, dtype: DType) -> GraphContract:
+    """Q-Former, context attention and projector: features and one question to context tokens."""
+    return GraphContract(
+        (_spec("features", dtype, "n", "R", config.vision.width), _spec("question_ids", DType.INT64, 1, "L")),
+        (_spec("context_tokens", dtype, "n", 1, config.language.hidden),),
+    )
+
+
+def language_contract(config: ModelConfig, dtype: DType) -> GraphContract:
+    """Language model, the lowering for ONNX Runtime: GroupQueryAttention on one cache buffer a tensor.
+
+    `total_length` counts the tokens in the cache after this call.
+    """
+    language = config.language
+    cache = (1, language.kv_heads, "cache", language.head_dim)
+    layers = range(language.layers)
+    return GraphContract(
+        (
+            _spec("inputs_embeds", dtype, 1, "T", language.hidden),
+            _spec("total_length", DType.INT32, 1),
+            *(_spec(f"past.{i}.{kind}", dtype, *cache) for i in layers for kind in ("key", "value")),
+        ),
+        (
+            _spec("logits", DType.FLOAT32, 1, language.vocab_size),
+            *(_spec(f"present.{i}.{kind}", dtype, *cache) for i in layers for kind in ("key", "value")),
+        ),
+    )

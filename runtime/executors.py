@@ -1,0 +1,119 @@
+"""Runs a graph: one method, whatever runs it.
+
+    outputs = executor.run(inputs)
+
+`OnnxExecutor` is ONNX Runtime on the CPU. Its provider is asserted: what was asked
+for runs, or opening fails. Buffers that a graph updates in place (the key-value
+cache) are shared with it once and never copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from llamavid.contract import GraphContract, TensorSpec
+from llamavid.errors import BundleError, DeviceError
+
+Tensors = Mapping[str, npt.NDArray[Any]]
+
+_CPU = "CPUExecutionProvider"
+_FATAL_ONLY = 3  # ONNX Runtime's own lines on stderr; ours say what to do
+
+
+class Executor(Protocol):
+    """What runs one graph."""
+
+    def run(self, inputs: Tensors) -> dict[str, npt.NDArray[Any]]:
+        """Inputs by the contract's names -> outputs by the contract's names."""
+        ...
+
+
+class OnnxExecutor:
+    """One ONNX graph on the CPU. One thread may run it at a time."""
+
+    def __init__(
+        self, file: Path, contract: GraphContract, *, threads: int | None = None, exact_int4: bool = False
+    ) -> None:
+        """Loads the graph.
+
+        Args:
+            threads: of one operation; None lets ONNX Runtime choose the physical cores.
+            exact_int4: multiply int4 weights by float32 activations, as PyTorch would, instead of by
+                activations rounded to int8, which is several times faster.
+
+        Raises:
+            BundleError: the graph cannot be loaded, or is not what the contract says.
+            DeviceError: the CPU provider is not there.
+        """
+        options = ort.SessionOptions()
+        options.log_severity_level = _FATAL_ONLY
+        options.intra_op_num_threads = threads or 0
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1" if exact_int4 else "4")
+        try:
+            self._session = ort.InferenceSession(str(file), options, providers=[_CPU])
+        except Exception as error:  # ONNX Runtime raises a dozen unrelated types
+            raise BundleError(
+                f"{file} cannot be loaded by ONNX Runtime {ort.__version__} ({str(error).splitlines()[0]})",
+                next_step="Make the bundle again with `llamavid export`.",
+            ) from error
+        if self._session.get_providers()[0] != _CPU:
+            raise DeviceError(f"ONNX Runtime runs {self._session.get_providers()}", expected=_CPU)
+        _check_contract(file, contract, self._session)
+        self._contract = contract
+        self._binding = self._session.io_binding()
+        self._shared_inputs: set[str] = set()
+        self._bound_outputs: list[str] = []  # in the order that ONNX Runtime returns them
+        self._fresh_outputs = [spec.name for spec in contract.outputs]
+
+    def share(self, source: str, target: str, buffer: npt.NDArray[Any]) -> None:
+        """Makes `buffer` both the input `source` and the output `target` of every run to come.
+
+        The caller owns it and keeps it alive; a second call replaces it.
+        """
+        value = ort.OrtValue.ortvalue_from_numpy(buffer)  # wraps the memory, does not copy it
+        self._binding.bind_ortvalue_input(source, value)
+        self._binding.bind_ortvalue_output(target, value)
+        self._shared_inputs.add(source)
+        if target in self._fresh_outputs:
+            self._fresh_outputs.remove(target)
+            self._bound_outputs.append(target)
+
+    def run(self, inputs: Tensors) -> dict[str, npt.NDArray[Any]]:
+        """Every input that is not shared -> every output that is not shared."""
+        for spec in self._contract.inputs:
+            if spec.name not in self._shared_inputs:
+                self._binding.bind_cpu_input(spec.name, _checked(spec, inputs))
+        for name in self._fresh_outputs:
+            self._binding.bind_output(name)
+            if name not in self._bound_outputs:
+                self._bound_outputs.append(name)
+        self._session.run_with_iobinding(self._binding)
+        values = dict(zip(self._bound_outputs, self._binding.get_outputs()))
+        return {name: values[name].numpy() for name in self._fresh_outputs}
+
+
+def _checked(spec: TensorSpec, inputs: Tensors) -> npt.NDArray[Any]:
+    """The input that `spec` asks for. A mismatch is our own mistake, so these are assertions."""
+    array = inputs[spec.name]
+    assert array.dtype == spec.dtype.numpy, f"{spec.name} is {array.dtype}, the contract says {spec.dtype.value}"
+    fits = len(array.shape) == len(spec.shape) and all(
+        isinstance(dim, str) or dim == found for dim, found in zip(spec.shape, array.shape)
+    )
+    assert fits, f"{spec.name} is {array.shape}, the contract says {spec.shape}"
+    return np.ascontiguousarray(array)
+
+
+def _check_contract(file: Path, contract: GraphContract, session: ort.InferenceSession) -> None:
+    for kind, specs, found in (
+        ("inputs", contract.inputs, session.get_inputs()),
+        ("outputs", contract.outputs, session.get_outputs()),
+    ):
+        wanted, names = sorted(spec.name for spec in specs), sorted(node.name for node in found)
+        if wanted != names:
+            raise BundleError(f"{file} has {kind} {', '.join(names)}", expected=", ".join(wanted))
