@@ -78,7 +78,14 @@ class GraphBuilder:
         """The contract's input of that name."""
         return Value(name, self._contract.spec(name).dtype)
 
-    def op(self, kind: str, *inputs: Value | None, dtype: DType | None = None, domain: str = "", **attributes: Any) -> Value:
+    def op(
+        self,
+        kind: str,
+        *inputs: Value | None,
+        dtype: DType | None = None,
+        domain: str = "",
+        **attributes: Any,
+    ) -> Value:
         """One node of one output, of the first input's type unless `dtype` says otherwise."""
         return self.ops(kind, *inputs, outputs=1, dtype=dtype, domain=domain, **attributes)[0]
 
@@ -119,7 +126,9 @@ class GraphBuilder:
         dtype = DType(array.dtype.name)
         return Value(self._store(name, np.ascontiguousarray(array), _ONNX_TYPE[dtype], array.shape), dtype)
 
-    def int4_weight(self, name: str, packed: npt.NDArray[np.uint8], shape: tuple[int, ...], scale: Value) -> Value:
+    def int4_weight(
+        self, name: str, packed: npt.NDArray[np.uint8], shape: tuple[int, ...], scale: Value
+    ) -> Value:
         """Four-bit values of `shape`, two a byte, low nibble first; typed as what dequantizing them gives."""
         return Value(self._store(name, packed, TensorProto.INT4, shape), scale.dtype)
 
@@ -154,7 +163,9 @@ class GraphBuilder:
             self._weights,
         )
         opsets = [helper.make_opsetid("", self._opset), helper.make_opsetid(MICROSOFT, 1)]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="llamavid")
+        model = helper.make_model(
+            graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="llamavid"
+        )
         self.file.write_bytes(model.SerializeToString())
         onnx.checker.check_model(str(self.file))
         return self.file

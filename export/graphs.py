@@ -24,7 +24,9 @@ def write_vision(layers: Layers, config: ModelConfig) -> None:
     pixels = g.cast(g.input("pixels"), layers.precision.compute)
     kernel = layers.compute("patch_embed.proj.weight")
     size = [vision.patch_size] * 2
-    patches = g.op("Conv", pixels, kernel, layers.compute("patch_embed.proj.bias"), kernel_shape=size, strides=size)
+    patches = g.op(
+        "Conv", pixels, kernel, layers.compute("patch_embed.proj.bias"), kernel_shape=size, strides=size
+    )
     patches = layers.transpose(layers.reshape(patches, 0, vision.width, vision.patches), 0, 2, 1)
     class_row = layers.repeat_first(layers.compute("cls_token"), layers.dim(pixels, 0))
     x = layers.add(layers.concat(class_row, patches, axis=1), layers.compute("pos_embed"))
@@ -43,7 +45,9 @@ def _vision_block(layers: Layers, config: ModelConfig, x: Value, name: str) -> V
     bias = layers.weight(f"{name}.attn.qkv.bias", np.concatenate([q_bias, np.zeros_like(q_bias), v_bias]))
     q, k, v = g.ops("Split", g.op("Add", qkv, bias), outputs=3, axis=-1, num_outputs=3)
     x = layers.add(x, layers.linear(layers.attention(q, k, v, vision.heads, head_dim), f"{name}.attn.proj"))
-    hidden = layers.gelu(layers.linear(layers.layer_norm(x, f"{name}.norm2", vision.norm_eps), f"{name}.mlp.fc1"))
+    hidden = layers.gelu(
+        layers.linear(layers.layer_norm(x, f"{name}.norm2", vision.norm_eps), f"{name}.mlp.fc1")
+    )
     return layers.add(x, layers.linear(hidden, f"{name}.mlp.fc2"))
 
 
@@ -156,12 +160,17 @@ def _post_norm_attention(
     layers: Layers, decoder: TextDecoderConfig, x: Value, memory: Value, name: str, bias: Value | None = None
 ) -> Value:
     q, k, v = (
-        layers.linear(rows, f"{name}.{role}") for rows, role in ((x, "query"), (memory, "key"), (memory, "value"))
+        layers.linear(rows, f"{name}.{role}")
+        for rows, role in ((x, "query"), (memory, "key"), (memory, "value"))
     )
     mixed = layers.attention(q, k, v, decoder.heads, decoder.width // decoder.heads, bias)
-    return layers.layer_norm(layers.add(x, layers.linear(mixed, f"{name}.output")), f"{name}.norm", decoder.norm_eps)
+    return layers.layer_norm(
+        layers.add(x, layers.linear(mixed, f"{name}.output")), f"{name}.norm", decoder.norm_eps
+    )
 
 
 def _feed_forward(layers: Layers, decoder: TextDecoderConfig, x: Value, name: str) -> Value:
     hidden = layers.gelu(layers.linear(x, f"{name}.up"))
-    return layers.layer_norm(layers.add(x, layers.linear(hidden, f"{name}.down")), f"{name}.norm", decoder.norm_eps)
+    return layers.layer_norm(
+        layers.add(x, layers.linear(hidden, f"{name}.down")), f"{name}.norm", decoder.norm_eps
+    )

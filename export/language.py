@@ -17,7 +17,9 @@ from llamavid.export.builder import Value
 from llamavid.export.layers import Array, Layers
 
 
-def write_language(layers: Layers, language: LanguageConfig, *, on_layer: Callable[[int], None] = lambda _: None) -> None:
+def write_language(
+    layers: Layers, language: LanguageConfig, *, on_layer: Callable[[int], None] = lambda _: None
+) -> None:
     """inputs_embeds [1, T, D] and the cache -> the last token's logits [1, V] and the cache.
 
     `on_layer(i)` is called when layer i is written.
@@ -25,7 +27,8 @@ def write_language(layers: Layers, language: LanguageConfig, *, on_layer: Callab
     g = layers.g
     total = g.input("total_length")
     last = g.op("Sub", total, g.constant([1], DType.INT32))  # what GroupQueryAttention calls seqlens_k
-    cos, sin = (layers.weight(name, table) for name, table in zip(("rope.cos", "rope.sin"), rope_tables(language)))
+    cos_table, sin_table = rope_tables(language)
+    cos, sin = layers.weight("rope.cos", cos_table), layers.weight("rope.sin", sin_table)
     x = g.input("inputs_embeds")
     for index in range(language.layers):
         with g.scope(f"layers.{index}"):
@@ -36,7 +39,9 @@ def write_language(layers: Layers, language: LanguageConfig, *, on_layer: Callab
     g.output("logits", layers.reshape(logits, 1, language.vocab_size))
 
 
-def _layer(layers: Layers, language: LanguageConfig, x: Value, index: int, position: tuple[Value, ...]) -> Value:
+def _layer(
+    layers: Layers, language: LanguageConfig, x: Value, index: int, position: tuple[Value, ...]
+) -> Value:
     g, name = layers.g, f"model.layers.{index}"
     normed = layers.rms_norm(x, f"{name}.input_layernorm", language.norm_eps)
     q, k, v = (layers.linear(normed, f"{name}.self_attn.{role}_proj", bias=False) for role in "qkv")
@@ -50,7 +55,7 @@ def _layer(layers: Layers, language: LanguageConfig, x: Value, index: int, posit
         scale=language.head_dim**-0.5,
         do_rotary=1,
     )
-    for kind, value in zip(("key", "value"), present):
+    for kind, value in zip(("key", "value"), present, strict=True):
         g.output(f"present.{index}.{kind}", value)
     x = layers.add(x, layers.linear(mixed, f"{name}.self_attn.o_proj", bias=False))
     normed = layers.rms_norm(x, f"{name}.post_attention_layernorm", language.norm_eps)

@@ -58,7 +58,9 @@ class Layers:
 
     def layer_norm(self, x: Value, name: str, eps: float) -> Value:
         """In `sensitive`; the result too."""
-        scale, bias = (self.g.weight(f"{name}.{leaf}", self.read(f"{name}.{leaf}")) for leaf in ("weight", "bias"))
+        scale, bias = (
+            self.g.weight(f"{name}.{leaf}", self.read(f"{name}.{leaf}")) for leaf in ("weight", "bias")
+        )
         return self.g.op("LayerNormalization", self.sensitive(x), scale, bias, axis=-1, epsilon=eps)
 
     def rms_norm(self, x: Value, name: str, eps: float) -> Value:
@@ -114,7 +116,9 @@ class Layers:
         """[B, R, heads*d] -> [B, heads, R, d]."""
         return self.transpose(self.reshape(x, 0, 0, heads, -1), 0, 2, 1, 3)
 
-    def attention(self, q: Value, k: Value, v: Value, heads: int, head_dim: int, bias: Value | None = None) -> Value:
+    def attention(
+        self, q: Value, k: Value, v: Value, heads: int, head_dim: int, bias: Value | None = None
+    ) -> Value:
         """Rows q [B, R, H] look at k, v [B, K, H] -> [B, R, H]. `bias` is added to the scores."""
         q, v = self.split_heads(self.scale(q, head_dim**-0.5), heads), self.split_heads(v, heads)
         k = self.transpose(self.reshape(k, 0, 0, heads, -1), 0, 2, 3, 1)

@@ -76,6 +76,11 @@ class ExportOptions:
         return _FRAME_PRECISIONS[self.precision]
 
     @property
+    def embedding_dtype(self) -> DType:
+        """Of the input table: float16, as published, unless all is float32."""
+        return DType.FLOAT32 if self.llm_precision == "fp32" else DType.FLOAT16
+
+    @property
     def language(self) -> Precision:
         if self.llm_precision == "int4":
             return int4_precision(self.int4_block)
@@ -105,7 +110,7 @@ def export_bundle(
     with staged_folder(target, replace=options.replace) as stage:
         _check_disk(checkpoint, stage, options)
         graphs = _write_graphs(checkpoint, stage, options, on_progress)
-        _write_tables(checkpoint, stage, options.language.compute, on_progress)
+        _write_tables(checkpoint, stage, options.embedding_dtype, on_progress)
         rows: list[ParityRow] = []
         block = options.language.int4_block
         steps = 8 if block else 5
@@ -171,7 +176,7 @@ def _reader(checkpoint: Checkpoint, prefix: str) -> Callable[[str], Array]:
 
 
 def _write_tables(checkpoint: Checkpoint, stage: Path, dtype: DType, on_progress: OnProgress) -> None:
-    """The embedding table, in the language model's type (float16 beside int4), and the tokenizers."""
+    """The embedding table and the tokenizers."""
     on_progress("write embeddings", 0, 1)
     language = checkpoint.config.language
     shape = (language.vocab_size, language.hidden)

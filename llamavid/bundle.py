@@ -128,9 +128,17 @@ def open_bundle(folder: Path | str) -> Bundle:
 def _manifest_text(folder: Path) -> bytes:
     file = folder / MANIFEST
     if not file.is_file():
-        what = "is not a bundle" if folder.is_dir() else "does not exist" if not folder.exists() else "is not a folder"
+        what = (
+            "is not a bundle"
+            if folder.is_dir()
+            else "does not exist"
+            if not folder.exists()
+            else "is not a folder"
+        )
         raise BundleError(
-            f"{folder} {what}", expected=f"a folder with {MANIFEST}", next_step="Make one with `llamavid export`."
+            f"{folder} {what}",
+            expected=f"a folder with {MANIFEST}",
+            next_step="Make one with `llamavid export`.",
         )
     if file.stat().st_size > _MANIFEST_LIMIT:
         raise BundleError(f"{file} has {file.stat().st_size} bytes", expected=f"at most {_MANIFEST_LIMIT}")
@@ -157,7 +165,9 @@ def _manifest(text: bytes, folder: Path) -> Manifest:
         raise BundleError(f"{file} is damaged ({error})", next_step=_REEXPORT) from error
     absent = [graph for graph in GRAPHS if graph not in manifest.graphs]
     if absent:
-        raise BundleError(f"{file} describes no graph {absent[0]!r}", expected=", ".join(GRAPHS), next_step=_REEXPORT)
+        raise BundleError(
+            f"{file} describes no graph {absent[0]!r}", expected=", ".join(GRAPHS), next_step=_REEXPORT
+        )
     return manifest
 
 
@@ -220,7 +230,9 @@ def staged_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
-        raise BundleError(f"{target.parent} cannot be written ({error.strerror})", next_step="Choose another -o.") from error
+        raise BundleError(
+            f"{target.parent} cannot be written ({error.strerror})", next_step="Choose another -o."
+        ) from error
     try:
         yield stage
         stage.chmod(0o755)
@@ -236,5 +248,3 @@ def versions(packages: Mapping[str, str]) -> dict[str, str]:
     from importlib import metadata
 
     return {shown: metadata.version(package) for shown, package in packages.items()}
-
-

@@ -160,10 +160,11 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
             return None
         return _typed(next(arg for arg in args if arg is not type(None)), value, where)
     if origin is tuple:
-        kinds = args if Ellipsis not in args else (args[0],) * len(value) if isinstance(value, list) else ()
-        if not isinstance(value, list | tuple) or len(value) != len(kinds):
+        kinds = (args[0],) * len(value) if Ellipsis in args and isinstance(value, list) else args
+        if not isinstance(value, list) or len(value) != len(kinds):
             raise ValueError(f"{where} is not a list of the right length")
-        return tuple(_typed(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value)))
+        items = enumerate(zip(kinds, value, strict=True))
+        return tuple(_typed(kind, item, f"{where}[{i}]") for i, (kind, item) in items)
     if origin is dict:
         if not isinstance(value, dict):
             raise ValueError(f"{where} is not an object")

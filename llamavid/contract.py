@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Union
 
 import numpy as np
 
 from llamavid.config import ModelConfig
 
-Dim = Union[int, str]
+Dim = int | str
 
 
 class DType(str, enum.Enum):

@@ -12,7 +12,6 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Union
 
 from llamavid.errors import PromptError, UsageError
 
@@ -25,7 +24,7 @@ class Mark(enum.Enum):
 
 
 SLOT, END = Mark.SLOT, Mark.END
-Part = Union[str, Mark]
+Part = str | Mark
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,9 @@ def find_template(name: str) -> Template:
 def checked_question(question: str) -> str:
     """The question without white space around it. Raises `PromptError` when nothing is left."""
     if not question.strip():
-        raise PromptError("the question is empty", expected="some words", next_step="Ask something about the video.")
+        raise PromptError(
+            "the question is empty", expected="some words", next_step="Ask something about the video."
+        )
     return question.strip()
 
 
@@ -88,7 +89,9 @@ def conversation(question: str, *, template: str = "vicuna_v1", history: Sequenc
     return parts
 
 
-def movie(question: str, subtitles: Sequence[str], *, tokens_per_frame: int, template: str = "vicuna_v1") -> list[Part]:
+def movie(
+    question: str, subtitles: Sequence[str], *, tokens_per_frame: int, template: str = "vicuna_v1"
+) -> list[Part]:
     """The parts of a long-video prompt: each frame's rows, then what was said until the next frame.
 
     Args:

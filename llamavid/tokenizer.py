@@ -48,7 +48,11 @@ class LanguageTokenizer:
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of generated ids; bos, eos and unknown pieces are left out."""
-        kept = [i for i in ids if 0 <= i < self.size and not self._pieces.IsControl(i) and not self._pieces.IsUnknown(i)]
+        kept = [
+            i
+            for i in ids
+            if 0 <= i < self.size and not self._pieces.IsControl(i) and not self._pieces.IsUnknown(i)
+        ]
         return str(self._pieces.DecodeIds(kept))
 
 
@@ -108,7 +112,7 @@ class QuestionTokenizer:
             raise PromptError(
                 f"the question has {len(words) + 2} text-decoder tokens",
                 expected=f"at most {self._max_tokens}",
-                next_step="Shorten it, or pass --truncate-question to drop its beginning as the reference does.",
+                next_step="Shorten it, or drop its beginning, as the reference does: --truncate-question.",
             )
         return np.asarray([[cls_id, *words[-room:], sep_id]], np.int64)
 

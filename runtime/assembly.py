@@ -24,7 +24,7 @@ def assemble(ids: npt.NDArray[np.int64], table: Array, rows: Sequence[Array], *,
     assert len(slots) == len(rows), f"{len(slots)} slots, {len(rows)} sets of rows"
     sequence = np.empty((1, len(ids) - len(slots) + sum(map(len, rows)), table.shape[1]), dtype)
     written = text = 0
-    for slot, inserted in zip([*slots, len(ids)], [*rows, table[:0]]):
+    for slot, inserted in zip([*slots, len(ids)], [*rows, table[:0]], strict=True):
         for piece in (table[ids[text:slot]], inserted):
             sequence[0, written : written + len(piece)] = piece
             written += len(piece)

@@ -55,7 +55,7 @@ class Decoder:
         self._capacity = capacity
 
     def prefill(self, sequence: Array, *, on_chunk: Callable[[int], None] = lambda _: None) -> Array:
-        """Reads embeddings [1, T, D] -> logits [V] after the last one. `on_chunk(tokens so far)` after each chunk."""
+        """Embeddings [1, T, D] -> logits [V] after the last; `on_chunk(tokens so far)` after each chunk."""
         logits = None
         for start in range(0, sequence.shape[1], PREFILL_CHUNK):
             logits = self._step(sequence[:, start : start + PREFILL_CHUNK])

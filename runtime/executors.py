@@ -94,16 +94,18 @@ class OnnxExecutor:
             if name not in self._bound_outputs:
                 self._bound_outputs.append(name)
         self._session.run_with_iobinding(self._binding)
-        values = dict(zip(self._bound_outputs, self._binding.get_outputs()))
+        values = dict(zip(self._bound_outputs, self._binding.get_outputs(), strict=True))
         return {name: values[name].numpy() for name in self._fresh_outputs}
 
 
 def _checked(spec: TensorSpec, inputs: Tensors) -> npt.NDArray[Any]:
     """The input that `spec` asks for. A mismatch is our own mistake, so these are assertions."""
     array = inputs[spec.name]
-    assert array.dtype == spec.dtype.numpy, f"{spec.name} is {array.dtype}, the contract says {spec.dtype.value}"
+    assert array.dtype == spec.dtype.numpy, (
+        f"{spec.name} is {array.dtype}, the contract says {spec.dtype.value}"
+    )
     fits = len(array.shape) == len(spec.shape) and all(
-        isinstance(dim, str) or dim == found for dim, found in zip(spec.shape, array.shape)
+        isinstance(dim, str) or dim == found for dim, found in zip(spec.shape, array.shape, strict=True)
     )
     assert fits, f"{spec.name} is {array.shape}, the contract says {spec.shape}"
     return np.ascontiguousarray(array)

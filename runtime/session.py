@@ -173,7 +173,12 @@ class VideoSession:
         parts = conversation(question, template=template or self.bundle.manifest.template, history=history)
         rows = self._frame_tokens(question, truncate_question)
         return self._answer(
-            parts, [rows.reshape(-1, rows.shape[-1])], max_new_tokens, sampling or Sampling(), on_text, on_prefill
+            parts,
+            [rows.reshape(-1, rows.shape[-1])],
+            max_new_tokens,
+            sampling or Sampling(),
+            on_text,
+            on_prefill,
         )
 
     def ask_movie(
@@ -190,11 +195,17 @@ class VideoSession:
         """Answers about a movie: `subtitles[i]` is said after frame i. Otherwise as `ask`."""
         rows = self._frame_tokens(question, truncate=False)
         if len(subtitles) != len(rows):
-            raise PromptError(f"{len(subtitles)} subtitles", expected=f"one for each of the {len(rows)} frames")
+            raise PromptError(
+                f"{len(subtitles)} subtitles", expected=f"one for each of the {len(rows)} frames"
+            )
         template = template or self.bundle.manifest.template
         parts = movie(question, subtitles, tokens_per_frame=rows.shape[1], template=template)
         flat = rows.reshape(-1, 1, rows.shape[-1])
         return self._answer(parts, list(flat), max_new_tokens, sampling or Sampling(), on_text, on_prefill)
+
+    def check_question(self, question: str, *, truncate: bool = False) -> None:
+        """Raises what `ask` would raise about the question alone, before a video is watched."""
+        self._question_tokenizer.ids(checked_question(question), truncate=truncate)
 
     # Frames to features.
 
@@ -214,7 +225,9 @@ class VideoSession:
             )
         vision = self._executor("vision")
         with self.timings.stage("vision"):
-            return vision.run({"pixels": pixels.astype(self._dtype("vision", "pixels"), copy=False)})["features"]
+            return vision.run({"pixels": pixels.astype(self._dtype("vision", "pixels"), copy=False)})[
+                "features"
+            ]
 
     def _check_length(self, frames: int) -> None:
         """Before hours of encoding: would the frames alone overflow the context?"""
@@ -269,7 +282,12 @@ class VideoSession:
         sampling: Sampling,
         on_text: Callable[[str], None],
     ) -> tuple[tuple[int, ...], str, str]:
-        sampler, stream, token_ids, text = Sampler(sampling), TextStream(self._language_tokenizer), list[int](), ""
+        sampler, stream, token_ids, text = (
+            Sampler(sampling),
+            TextStream(self._language_tokenizer),
+            list[int](),
+            "",
+        )
         reason = "length"
         with self.timings.stage("decode"):
             while True:

@@ -31,7 +31,10 @@ class LlamaVid(nn.Module):
     """The whole model. T frames, N patches, C vision width, D language width, n content tokens."""
 
     def __init__(
-        self, config: ModelConfig, language_tokenizer: LanguageTokenizer, question_tokenizer: QuestionTokenizer
+        self,
+        config: ModelConfig,
+        language_tokenizer: LanguageTokenizer,
+        question_tokenizer: QuestionTokenizer,
     ) -> None:
         super().__init__()
         self.config = config
@@ -107,7 +110,9 @@ class LlamaVid(nn.Module):
         Returns, Raises: as `generate`.
         """
         if len(subtitles) != len(features):
-            raise PromptError(f"{len(subtitles)} subtitles", expected=f"one for each of the {len(features)} frames")
+            raise PromptError(
+                f"{len(subtitles)} subtitles", expected=f"one for each of the {len(features)} frames"
+            )
         tokens = self.frame_tokens(features, question)
         parts = movie(question, subtitles, tokens_per_frame=tokens.shape[1], template=template)
         sequence = self.sequence(parts, tokens.flatten(0, 1)[:, None])
@@ -120,7 +125,7 @@ class LlamaVid(nn.Module):
         table, pieces, text = self.language.model.embed_tokens, [], 0
         slots = (ids == SLOT_ID).nonzero().flatten().tolist()
         assert len(slots) == len(rows)
-        for slot, inserted in zip(slots, rows):
+        for slot, inserted in zip(slots, rows, strict=True):
             pieces += [table(ids[text:slot].to(table.weight.device)), inserted]
             text = slot + 1
         return torch.cat([*pieces, table(ids[text:].to(table.weight.device))])[None]
@@ -136,7 +141,9 @@ class LlamaVid(nn.Module):
             )
         sampler, cache, answer, step = Sampler(sampling), DynamicCache(), list[int](), sequence
         for _ in range(max_new_tokens):
-            output = self.language(inputs_embeds=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            output = self.language(
+                inputs_embeds=step, past_key_values=cache, use_cache=True, logits_to_keep=1
+            )
             token = sampler.pick(output.logits[0, -1].float().cpu().numpy().astype(np.float32))
             if token == self.config.language.eos_id:
                 break

@@ -1,4 +1,4 @@
-"""Weights on disk, read one tensor at a time: `.bin`/`.pth` and `.safetensors`, one file or many with an index.
+"""Weights on disk, read one tensor at a time: `.bin`/`.pth` and `.safetensors`, one file or several.
 
 Files are untrusted: PyTorch files are read with `weights_only`, never a plain
 unpickle, and an index may only name files of its own folder. Knows nothing about
@@ -57,7 +57,9 @@ class TensorFile:
     def _map(self) -> dict[str, Tensor]:
         if not self.path.is_file():
             raise CheckpointError(
-                f"{self.path} is missing", expected="a weight file", next_step="Download it again or correct its path."
+                f"{self.path} is missing",
+                expected="a weight file",
+                next_step="Download it again or correct its path.",
             )
         stored = _safetensors(self.path) if self.path.suffix == ".safetensors" else _pytorch(self.path)
         while len(wrapped := [key for key in _WRAPPERS if isinstance(stored.get(key), dict)]) == 1:
@@ -130,7 +132,8 @@ def _files(folder: Path) -> list[TensorFile]:
         if (folder / single).is_file():
             return [TensorFile(folder / single)]
     raise CheckpointError(
-        f"{folder} holds no weights", expected=f"{_BIN_INDEX}, {_SAFE_INDEX}, pytorch_model.bin or model.safetensors"
+        f"{folder} holds no weights",
+        expected=f"{_BIN_INDEX}, {_SAFE_INDEX}, pytorch_model.bin or model.safetensors",
     )
 
 
@@ -139,7 +142,9 @@ def _weight_map(index: Path) -> dict[str, str]:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         names = {str(name): str(file) for name, file in weight_map.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is not an index of shards ({error!r})", expected="a weight_map") from error
+        raise CheckpointError(
+            f"{index} is not an index of shards ({error!r})", expected="a weight_map"
+        ) from error
     for file in names.values():
         if Path(file).name != file or file in ("", ".", ".."):
             raise CheckpointError(f"{index} names {file!r}", expected="files of its own folder only")
@@ -159,3 +164,14 @@ def _check_index(folder: Path, file_of: dict[str, TensorFile]) -> None:
                     next_step="Download the shard again.",
                 )
             return
+
+
+def read_json(file: Path, what: str) -> dict[str, Any]:
+    """The object in a JSON file. Raises `CheckpointError` saying `what` was expected."""
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} cannot be read ({error})", expected=what) from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{file} holds a {type(data).__name__}", expected=what)
+    return data

@@ -91,7 +91,7 @@ class Mlp(nn.Module):
 
 
 def resized_position_embedding(embedding: Tensor, patches: int) -> Tensor:
-    """Position embedding [1, 1+M, C] for M patches -> [1, 1+N, C] for N: the class row kept, the map bicubic."""
+    """Position embedding [1, 1+M, C] -> [1, 1+N, C]: the class row kept, the map resized bicubic."""
     if embedding.shape[1] == 1 + patches:
         return embedding
     class_row, rows = embedding[:, :1], embedding[:, 1:]
