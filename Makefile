@@ -47,7 +47,7 @@ bench: setup
 
 # Real dimensions, random weights: 16 GB of checkpoint, 9 GB of bundle, half an hour on two cores.
 bench-7b: setup
-	test -e $(RANDOM_7B) || $(BIN)/python -m llamavid.model.random_checkpoint --size 7b -o $(RANDOM_7B)
+	test -e $(RANDOM_7B) || $(BIN)/python -m llamavid.model.random_checkpoint --size 7b --rope-factor 16 -o $(RANDOM_7B)
 	$(BIN)/python -m benchmarks.real_size $(RANDOM_7B)/checkpoint $(BUNDLE_7B)
 
 clean:

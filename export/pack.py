@@ -156,7 +156,7 @@ def _write_graphs(
         with GraphBuilder(name, contract, stage) as g:
             write(Layers(g, _reader(checkpoint, prefix), precision), config)
             graphs[name] = _entry(g.save(), precision, contract)
-    contract, layers = language_contract(config, options.language.compute), config.language.layers
+    contract, layers = language_contract(config.language, options.language.compute), config.language.layers
     with GraphBuilder("llm", contract, stage, opset=OPSET_LANGUAGE) as g:
         write_language(
             Layers(g, _reader(checkpoint, "language."), options.language),

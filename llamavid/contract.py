@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llamavid.config import ModelConfig
+from llamavid.config import LanguageConfig, ModelConfig
 
 Dim = int | str
 
@@ -86,12 +86,11 @@ def context_contract(config: ModelConfig, dtype: DType) -> GraphContract:
     )
 
 
-def language_contract(config: ModelConfig, dtype: DType) -> GraphContract:
+def language_contract(language: LanguageConfig, dtype: DType) -> GraphContract:
     """Language model, the lowering for ONNX Runtime: GroupQueryAttention on one cache buffer a tensor.
 
     `total_length` counts the tokens in the cache after this call.
     """
-    language = config.language
     cache = (1, language.kv_heads, "cache", language.head_dim)
     layers = range(language.layers)
     return GraphContract(

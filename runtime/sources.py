@@ -27,6 +27,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import Enum
 from fractions import Fraction
+from functools import lru_cache
 from itertools import chain
 from typing import BinaryIO, cast
 
@@ -36,6 +37,7 @@ from av.container import InputContainer
 from av.filter import Graph
 from av.packet import Packet
 from av.stream import Disposition
+from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -218,11 +220,11 @@ def _video_source(file: BinaryIO, name: str, *, fps: float, opened: ExitStack) -
     if container.metadata.get("major_brand") in STILL_BRANDS:
         raise _unreadable(name, "is a HEIF or AVIF picture", next_step="Convert it to JPEG or PNG.")
     stream = _video_stream(container, name)
-    notes: list[str] = []
-    average_fps = _average_fps(stream, notes)
+    average_fps = float(stream.average_rate or stream.guessed_rate or 25)  # one frame alone has no average
     stated = _stated_frames(container, stream, average_fps)
     # A tiny fps makes the quotient infinite; any step past the last frame keeps frame 0 alone.
     step = max(1, round(min(average_fps / fps, float(MAX_FRAMES))))
+    notes: list[str] = []
     pictures = _decoded(container, stream, name, stated, notes)
     kept = _kept_frames(pictures, stream, name, average_fps, step, notes)
     opened.callback(kept.close)  # before the container: a generator must not read a closed one
@@ -263,18 +265,8 @@ def _video_stream(container: InputContainer, name: str) -> VideoStream:
     return stream
 
 
-def _average_fps(stream: VideoStream, notes: list[str]) -> float:
-    for rate in (stream.average_rate, stream.guessed_rate):
-        if rate is not None and rate > 0:
-            return float(rate)
-    if stream.frames > 0 and stream.duration and stream.time_base and stream.duration > 0:
-        return float(stream.frames / (stream.duration * stream.time_base))
-    notes.append("It states no frame rate: 25 frames a second are assumed.")
-    return 25.0
-
-
 def _stated_frames(container: InputContainer, stream: VideoStream, average_fps: float) -> int | None:
-    """How many frames the headers speak of; None when they do not."""
+    """How many frames the header speaks of; None when it does not."""
     if stream.frames > 0:
         return stream.frames
     if stream.duration and stream.time_base:
@@ -327,6 +319,7 @@ def _kept_frames(
     """Note [Which frames]. Only kept frames are converted to RGB."""
     # AVI holds no presentation times: FFmpeg makes some up, which go back and forth where there are B-frames.
     time_base = None if stream.container.format.name == "avi" else stream.time_base
+    upright_rgb = _UprightRgb(notes)
     start, before = stream.start_time, 0.0
     for index, picture in enumerate(pictures):
         if time_base is None or picture.pts is None:
@@ -340,38 +333,62 @@ def _kept_frames(
         if index % step == 0:
             _check_size(name, picture.width, picture.height)
             try:
-                rgb = _rgb(picture)
+                rgb = upright_rgb(picture)
             except FFMPEG_ERRORS as error:
                 raise _unreadable(name, f"has a frame {index} without an RGB form ({error})") from error
-            yield Frame(index, seconds, _upright(rgb, picture, notes))
+            yield Frame(index, seconds, rgb)
 
 
-def _rgb(picture: VideoFrame) -> np.ndarray:
-    """uint8 [H, W, 3] by FFmpeg's `format` filter, which is how decord, the reference's reader, converts.
+class _UprightRgb:
+    """Decoded frames to uint8 [H, W, 3], as a player shows them.
 
-    `VideoFrame.to_ndarray` would interpolate colour in another way: other pixels at odd sizes and 10 bits.
+    It converts by FFmpeg's `format` filter, as decord does, the reference's reader. `VideoFrame.to_ndarray`
+    would interpolate colour in another way: other pixels at odd sizes and at 10 bits.
+
+    A filter graph, and side data once read, hold frames until Python's garbage collector comes by, which on a
+    small board is too late. So there is one graph while size and format stay, and one look at the side data
+    while the rotation stays.
     """
+
+    def __init__(self, notes: list[str]) -> None:
+        self._notes = notes
+        self._graph_for = lru_cache(maxsize=1)(_rgb_graph)
+        self._rotation: int | None = None
+        self._matrix = (1, 0, 0, 1)
+
+    def __call__(self, picture: VideoFrame) -> np.ndarray:
+        graph = self._graph_for(picture.width, picture.height, picture.format.name)
+        graph.vpush(picture)
+        rgb = np.array(graph.vpull().to_ndarray())  # a copy: FFmpeg pads rows and uses buffers again
+        if picture.rotation != self._rotation:
+            self._rotation, self._matrix = picture.rotation, _display_matrix(picture)
+            if self._matrix != (1, 0, 0, 1) and TURNED not in self._notes:
+                self._notes.append(TURNED)
+        return _turned(rgb, *self._matrix)
+
+
+def _rgb_graph(width: int, height: int, pix_fmt: str) -> Graph:
     graph = Graph()
-    buffer = graph.add_buffer(
-        width=picture.width, height=picture.height, format=picture.format, time_base=Fraction(1)
-    )
+    buffer = graph.add_buffer(width=width, height=height, format=VideoFormat(pix_fmt), time_base=Fraction(1))
     graph.link_nodes(buffer, graph.add("format", "rgb24"), graph.add("buffersink")).configure()
-    graph.vpush(picture)
-    return np.ascontiguousarray(graph.vpull().to_ndarray())  # rows are padded to FFmpeg's taste
+    return graph
 
 
-def _upright(rgb: np.ndarray, picture: VideoFrame, notes: list[str]) -> np.ndarray:
-    """Turned by the display matrix, int32 [3, 3]: x' = a x + c y, y' = b x + d y, to the nearest quarter."""
+def _display_matrix(picture: VideoFrame) -> tuple[int, int, int, int]:
+    """Signs a, b, c, d of x' = a x + c y, y' = b x + d y, to the nearest quarter turn."""
     matrix = cast("Mapping[str, bytes]", picture.side_data).get("DISPLAYMATRIX")  # PyAV's stub has few keys
     if matrix is None:
-        return rgb
-    a, b, _, c, d, *_ = np.frombuffer(matrix, np.int32).tolist()
-    quarter = abs(a) < abs(b)
-    if quarter:
-        rgb, a, d = rgb.swapaxes(0, 1), c, b
-    if (quarter or a < 0 or d < 0) and TURNED not in notes:
-        notes.append(TURNED)
-    return np.ascontiguousarray(rgb[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+        return (1, 0, 0, 1)
+    a, b, _, c, d, *_ = np.frombuffer(matrix, np.int32).tolist()  # [3, 3] by rows, fixed point
+    if abs(a) < abs(b):
+        return (0, 1 if b > 0 else -1, 1 if c > 0 else -1, 0)
+    return (1 if a > 0 else -1, 0, 0, 1 if d > 0 else -1)
+
+
+def _turned(rgb: np.ndarray, a: int, b: int, c: int, d: int) -> np.ndarray:
+    """`rgb` through a matrix of `_display_matrix`."""
+    turned = rgb[::d, ::a] if a else rgb.swapaxes(0, 1)[::b, ::c]
+    return np.ascontiguousarray(turned)
 
 
 def _check_size(name: str, width: int, height: int) -> None:

@@ -20,6 +20,7 @@ QUARTER_CLOCKWISE = (0, 1, -1, 0)
 HALF_TURN = (-1, 0, 0, -1)
 QUARTER_ANTICLOCKWISE = (0, -1, 1, 0)
 MIRRORED = (-1, 0, 0, 1)
+UPSIDE_DOWN_MIRRORED = (1, 0, 0, -1)
 
 
 def drawn_frame(index: int, size: tuple[int, int] = (64, 48)) -> np.ndarray:

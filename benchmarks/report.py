@@ -1,0 +1,84 @@
+"""What every benchmark writes: a table for people, one JSON document for machines, and where it was measured.
+
+Machines are shared and noisy, so a comparison runs both sides in turn and quotes
+medians and the median of ratios.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+_PACKAGES = ("llamavid", "numpy", "onnxruntime", "av", "pillow", "torch", "transformers")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One figure."""
+
+    what: str
+    value: float
+    unit: str
+    note: str = ""
+
+
+def machine() -> dict[str, str]:
+    """What makes a figure comparable."""
+    from llamavid.runtime.doctor import examine
+
+    findings = {
+        finding.subject: finding.text for finding in examine() if finding.subject in ("processor", "memory")
+    }
+    versions = {name: metadata.version(name) for name in _PACKAGES}
+    return {**findings, "system": platform.platform(), "python": platform.python_version(), **versions}
+
+
+def in_turn(sides: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of each side, A B A B ..., after one unmeasured round."""
+    spent: dict[str, list[float]] = {name: [] for name in sides}
+    for measured in [False] + [True] * rounds:
+        for name, run in sides.items():
+            start = time.perf_counter()
+            run()
+            if measured:
+                spent[name].append((time.perf_counter() - start) * 1000)
+    return spent
+
+
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
+    """Median of the ratios, round by round."""
+    return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
+
+
+def publish(name: str, title: str, command: str, lines: Sequence[Line]) -> None:
+    """Prints the table and writes `results/NAME.md` and `results/NAME.json`."""
+    where = machine()
+    table = ["| what | figure | |", "|---|---:|---|"]
+    table += [f"| {line.what} | {line.value:,.4g} {line.unit} | {line.note} |" for line in lines]
+    text = [
+        f"# {title}",
+        "",
+        f"`{command}`",
+        "",
+        *table,
+        "",
+        *(f"- {key}: {value}" for key, value in where.items()),
+    ]
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.md").write_text("\n".join(text) + "\n", encoding="utf-8")
+    document = {
+        "name": name,
+        "command": command,
+        "machine": where,
+        "lines": [line.__dict__ for line in lines],
+    }
+    (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    print("\n".join(table))
