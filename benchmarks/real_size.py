@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -42,7 +43,8 @@ def main(checkpoint: Path, bundle: Path) -> None:
     lines += told
     lines += [Line(f"- {stage}", ms / 1000, "s") for stage, ms in json.loads(printed)["timings_ms"].items()]
     with VideoSession.open(bundle) as session:
-        lines += _frames(session)
+        figures, features = _encoder(session)
+        lines += figures + _context(session, features)
         lines += _language(session)
     publish("real_size", "Real dimensions on two cores", "make bench-7b", lines)
 
@@ -69,21 +71,22 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
-def _frames(session: VideoSession) -> list[Line]:
-    model, random = session.config, np.random.default_rng(0)
+def _encoder(session: VideoSession) -> tuple[list[Line], np.ndarray]:
+    """Figures, and the features of two frames. What it loads is gone when it returns."""
+    side, random = session.config.vision.image_size, np.random.default_rng(0)
     vision, load = _loaded(session, "vision")
-    pixels = random.normal(size=(2, 3, model.vision.image_size, model.vision.image_size)).astype(np.float32)
-    encode = _median_seconds(lambda: vision.run({"pixels": pixels}), VISION_ROUNDS) / len(pixels)
-    features = vision.run({"pixels": pixels})["features"]
-    del vision
+    pixels = random.normal(size=(2, 3, side, side)).astype(np.float32)
+    encode = _median_seconds(partial(vision.run, {"pixels": pixels}), VISION_ROUNDS) / len(pixels)
+    note = f"text-free, batches of {len(pixels)}"
+    lines = [Line("load the encoder", load, "s"), Line("encode a frame", encode, "s", note)]
+    return lines, vision.run({"pixels": pixels})["features"]
+
+
+def _context(session: VideoSession, features: np.ndarray) -> list[Line]:
     context, _ = _loaded(session, "context")
-    ids = np.arange(1000, 1016)[None]
-    related = _median_seconds(lambda: context.run({"features": features, "question_ids": ids}), VISION_ROUNDS)
-    return [
-        Line("load the encoder", load, "s"),
-        Line("encode a frame", encode, "s", f"text-free, batches of {len(pixels)}"),
-        Line("Q-Former and context attention, a frame", related / len(pixels), "s", "text-related"),
-    ]
+    inputs = {"features": features, "question_ids": np.arange(1000, 1016)[None]}
+    related = _median_seconds(partial(context.run, inputs), VISION_ROUNDS) / len(features)
+    return [Line("Q-Former and context attention, a frame", related, "s", "text-related")]
 
 
 def _language(session: VideoSession) -> list[Line]:
@@ -101,7 +104,7 @@ def _language(session: VideoSession) -> list[Line]:
             sequence, on_chunk=lambda done, of=tokens: print(f"prefill {done}/{of}", file=sys.stderr)
         )
         lines.append(Line(f"prefill, {tokens} tokens", tokens / (time.perf_counter() - start), "tokens/s"))
-        step = _median_seconds(lambda: decoder.decode_one(sequence[0, 0]), DECODE_STEPS - 1)
+        step = _median_seconds(partial(decoder.decode_one, sequence[0, 0]), DECODE_STEPS - 1)
         lines.append(Line(f"decode at {tokens} tokens", 1 / step, "tokens/s"))
     return lines
 

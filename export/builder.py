@@ -135,7 +135,7 @@ class GraphBuilder:
     def _store(self, name: str, array: npt.NDArray[Any], onnx_type: int, shape: tuple[int, ...]) -> str:
         offset = -(-self._data.tell() // _ALIGNMENT) * _ALIGNMENT
         self._data.seek(offset)
-        self._data.write(memoryview(array).cast("B"))
+        self._data.write(array.data.cast("B"))
         tensor = TensorProto(name=name, data_type=onnx_type, dims=shape, data_location=TensorProto.EXTERNAL)
         where = {"location": Path(self._data.name).name, "offset": offset, "length": array.nbytes}
         for key, value in where.items():

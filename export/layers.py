@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -128,6 +129,6 @@ class Layers:
         mixed = self.g.op("MatMul", self.softmax(scores), v)
         return self.reshape(self.transpose(mixed, 0, 2, 1, 3), 0, 0, heads * head_dim)
 
-    def microsoft(self, kind: str, *inputs: Value | None, outputs: int, **attributes: object) -> list[Value]:
+    def microsoft(self, kind: str, *inputs: Value | None, outputs: int, **attributes: Any) -> list[Value]:
         """An operator of ONNX Runtime's own."""
         return self.g.ops(kind, *inputs, outputs=outputs, domain=MICROSOFT, **attributes)

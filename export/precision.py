@@ -80,4 +80,4 @@ def packed_int4(levels: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
     flat = levels.reshape(-1).view(np.uint8) & 0x0F
     if flat.size % 2:
         flat = np.append(flat, np.uint8(0))
-    return flat[0::2] | (flat[1::2] << 4)
+    return (flat[0::2] | flat[1::2] << 4).astype(np.uint8)

@@ -49,8 +49,8 @@ class Decoder:
         if capacity == self._capacity:
             return
         for spec in self._past:
-            heads, width = spec.shape[1], spec.shape[3]
-            buffer = np.zeros((1, heads, capacity, width), spec.dtype.numpy)  # pages come as they are used
+            shape = [capacity if dim == "cache" else int(dim) for dim in spec.dims]
+            buffer = np.zeros(shape, spec.dtype.numpy)  # pages come as they are used
             self._executor.share(spec.name, spec.name.replace("past.", "present."), buffer)
         self._capacity = capacity
 

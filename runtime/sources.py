@@ -345,14 +345,13 @@ class _UprightRgb:
     It converts by FFmpeg's `format` filter, as decord does, the reference's reader. `VideoFrame.to_ndarray`
     would interpolate colour in another way: other pixels at odd sizes and at 10 bits.
 
-    A filter graph, and side data once read, hold frames until Python's garbage collector comes by, which on a
-    small board is too late. So there is one graph while size and format stay, and one look at the side data
-    while the rotation stays.
+    A frame whose side data was read is in a reference cycle with it, and stays in memory until the garbage
+    collector comes by: too late on a small board. So the side data is read when the rotation changes only.
     """
 
     def __init__(self, notes: list[str]) -> None:
         self._notes = notes
-        self._graph_for = lru_cache(maxsize=1)(_rgb_graph)
+        self._graph_for = lru_cache(maxsize=1)(_rgb_graph)  # its threads start once, not for each frame
         self._rotation: int | None = None
         self._matrix = (1, 0, 0, 1)
 

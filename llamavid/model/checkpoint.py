@@ -149,10 +149,11 @@ def _renamed(weights: TensorFolder) -> tuple[dict[str, Stored], list[str], list[
 def _preprocessing(
     settings: Mapping[str, Any], image_processor: Path | str | int | None, roots: tuple[Path, ...]
 ) -> Preprocessing:
-    if image_processor is not None and str(image_processor).isdecimal():
-        return clip_preprocessing(settings, int(image_processor))
+    wanted = str(image_processor or settings.get("image_processor") or "")
+    if wanted.isdecimal():
+        return clip_preprocessing(settings, int(wanted))
     option = "--image-processor (a folder, or the image size in pixels)"
-    path = _find(image_processor or settings.get("image_processor"), roots, "image processor", option)
+    path = _find(wanted, roots, "image processor", option)
     return preprocessing_from_file(settings, path)
 
 

@@ -176,7 +176,7 @@ def preprocessing_from_file(settings: Mapping[str, Any], path: Path) -> Preproce
             f"{file} asks for size {size}, crop {crop}, resample {constants.get('resample')}",
             expected="size and crop alike, bicubic (3), three channels",
         )
-    return Preprocessing(size, mean, std, _pads(settings))  # type: ignore[arg-type]  # lengths checked above
+    return Preprocessing(size, mean, std, _pads(settings))
 
 
 def _pads(settings: Mapping[str, Any]) -> bool:

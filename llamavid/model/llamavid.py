@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -166,8 +167,7 @@ def text_decoder(config: ModelConfig) -> TextDecoderModel:
 
 
 def llama_config(language: LanguageConfig) -> LlamaConfig:
-    """Our words in transformers' words, versions 4.57 and 5."""
-    linear = {"rope_type": "linear", "factor": language.rope_factor}
+    """Our words in transformers' words."""
     return LlamaConfig(
         hidden_size=language.hidden,
         num_hidden_layers=language.layers,
@@ -177,11 +177,18 @@ def llama_config(language: LanguageConfig) -> LlamaConfig:
         intermediate_size=language.mlp_width,
         vocab_size=language.vocab_size,
         rms_norm_eps=language.norm_eps,
-        rope_theta=language.rope_theta,
-        rope_scaling=linear if language.rope_factor != 1 else None,
+        **_rope_words(language),
         max_position_embeddings=language.context_length,
         tie_word_embeddings=False,
     )
+
+
+def _rope_words(language: LanguageConfig) -> dict[str, Any]:
+    """RoPE, as transformers 5 spells it or as 4.57 does."""
+    linear = {"rope_type": "linear", "factor": language.rope_factor} if language.rope_factor != 1 else None
+    if hasattr(LlamaConfig(), "rope_parameters"):
+        return {"rope_parameters": {"rope_theta": language.rope_theta, **(linear or {"rope_type": "default"})}}
+    return {"rope_theta": language.rope_theta, "rope_scaling": linear}
 
 
 def load_model(

@@ -48,7 +48,7 @@ def streamed_logits(checkpoint: Checkpoint, sequence: Tensor, *, change: Change 
         model = LlamaModel(settings)
         head = nn.Linear(language.hidden, language.vocab_size, bias=False)
     layer, norm = model.layers[0], model.norm
-    model.norm = nn.Identity()
+    model.norm = nn.Identity()  # type: ignore[assignment]  # it comes once, after the last layer
     model.rotary_emb = LlamaRotaryEmbedding(settings)
     x = sequence.float()
     for index in range(language.layers):

@@ -87,7 +87,9 @@ def stages(family: str, name: str) -> dict[str, np.ndarray]:
     return dict(zip(["vision_features", *STAGES], map(Tensor.numpy, computed), strict=True))
 
 
-@pytest.mark.parametrize(("case", "stage"), STAGES_OF_CASES)
+@pytest.mark.parametrize(
+    ("case", "stage"), STAGES_OF_CASES, ids=lambda value: value if isinstance(value, str) else value[1]
+)
 def test_every_stage_is_what_was_recorded(case: tuple[str, str], stage: str) -> None:
     assert largest_relative_error(stages(*case)[stage], recording(*case)[stage]) <= RELATIVE_ERROR
 
@@ -133,8 +135,8 @@ def test_the_batch_size_does_not_change_a_frame(batch: int) -> None:
 # The public door
 
 
-# Measured from pixels to logits: 2e-3 and 2e-2, about two units in the last place of either dtype.
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float16, 1e-2), (torch.bfloat16, 8e-2)])
+# From pixels to logits 1.8e-3 and 1.4e-2 were measured, two units in the last place of either dtype.
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float16, 6e-3), (torch.bfloat16, 5e-2)])
 def test_a_model_loaded_in_half_precision_is_close_to_the_recording(dtype: torch.dtype, bound: float) -> None:
     folder, recorded = GOLDEN / "short-video", recording(*VIDEO)
     half = load_model(
@@ -147,7 +149,6 @@ def test_a_model_loaded_in_half_precision_is_close_to_the_recording(dtype: torch
     tokens = half.frame_tokens(features(half, recorded), recorded.prompts[0])
     _, logits = prefill(half, recorded, tokens)
     assert {parameter.dtype for parameter in half.parameters()} == {tokens.dtype} == {logits.dtype} == {dtype}
-    print(largest_relative_error(logits.float().numpy(), recorded["logits_last"]))
     assert largest_relative_error(logits.float().numpy(), recorded["logits_last"]) <= bound
     assert len(answer(half, recorded, max_new_tokens=4)) == 4
 

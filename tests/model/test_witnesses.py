@@ -57,8 +57,11 @@ class Shared:
     def bert(self) -> dict[str, Tensor]:
         """The text decoder's tensors that a BERT calls the same."""
         root = "model.vlm_att_encoder.bert."
-        named = {key.removeprefix(root): tensor for key, tensor in self.stored.items() if key.startswith(root)}
-        return {key: tensor for key, tensor in named.items() if not key.endswith("position_ids")}
+        names = [key for key in self.stored if key.startswith(root) and not key.endswith("position_ids")]
+        return {name.removeprefix(root): self.stored[name] for name in names}
+
+    def weight_and_bias(self, name: str) -> tuple[Tensor, Tensor]:
+        return self.stored[f"{name}.weight"], self.stored[f"{name}.bias"]
 
 
 def shared(folder: Path, size: Size) -> Shared:
@@ -157,14 +160,14 @@ def test_the_q_former_is_instructblips(q_former: Shared) -> None:
         for key, tensor in q_former.bert().items()
     }
     witness.load_state_dict(renamed)
-    features, stored = noise(2, 257, size.vision_width), q_former.stored
+    features = noise(2, 257, size.vision_width)
     image = functional.layer_norm(
-        features, (size.vision_width,), stored["model.vlm_att_ln.weight"], stored["model.vlm_att_ln.bias"], 1e-5
+        features, (size.vision_width,), *q_former.weight_and_bias("model.vlm_att_ln"), 1e-5
     )
     hidden = witness.eval()(
         input_ids=IDS,
         attention_mask=torch.cat([torch.ones(2, QUERIES), MASK], dim=1),
-        query_embeds=stored["model.vlm_att_query"].expand(2, -1, -1),
+        query_embeds=q_former.stored["model.vlm_att_query"].expand(2, -1, -1),
         encoder_hidden_states=image,
     ).last_hidden_state[:, :QUERIES]
     # Ours gives every question for every frame; the witness was asked question 0 of frame 0, 1 of 1.
@@ -186,9 +189,8 @@ def test_raw_bert_is_a_bert_decoder_with_cross_attention(raw_bert: Shared) -> No
     )
     witness = BertModel(config, add_pooling_layer=False)
     witness.load_state_dict(raw_bert.bert())
-    features, stored = noise(2, 257, size.vision_width), raw_bert.stored
-    projection = (stored["model.vlm_att_bert_proj.weight"], stored["model.vlm_att_bert_proj.bias"])
-    image = functional.linear(features[:, 1:], *projection)
+    features = noise(2, 257, size.vision_width)
+    image = functional.linear(features[:, 1:], *raw_bert.weight_and_bias("model.vlm_att_bert_proj"))
     hidden = witness.eval()(input_ids=IDS, attention_mask=MASK, encoder_hidden_states=image).last_hidden_state
     words = MASK.bool()
     assert agree(ours.text_decoder(features, IDS, MASK)[[0, 3]][words], hidden[words])
