@@ -46,7 +46,7 @@ from llamavid.model.checkpoint import Checkpoint
 from llamavid.model.streamed import embedding_chunks
 from llamavid.prompt import find_template
 
-OnProgress = Callable[[str, int, int], None]  # what, done, of how many
+OnProgress = Callable[[str, int, int | None], None]  # what, done, of how many if known
 
 _FRAME_PRECISIONS = {"fp32": FP32, "fp16": FP16}
 _BYTES_A_WEIGHT = {"fp32": 4.0, "fp16": 2.0, "int4": 0.625}
@@ -112,21 +112,18 @@ def export_bundle(
         graphs = _write_graphs(checkpoint, stage, options, on_progress)
         _write_tables(checkpoint, stage, options.embedding_dtype, on_progress)
         rows: list[ParityRow] = []
-        block = options.language.int4_block
-        steps = 8 if block else 5
-        compared = iter(range(1, steps + 1))
         for row in parity(
             checkpoint,
             stage,
             graphs,
             runner,
-            int4_block=block,
-            on_step=lambda what: on_progress(f"compare {what}", next(compared, steps), steps),
+            int4_block=options.language.int4_block,
+            on_step=lambda what: on_progress(f"compare {what}", 0, None),
         ):
             rows.append(row)
             on_row(row)
         require(rows)
-        on_progress("hash", 0, 1)
+        on_progress("hash", 0, None)
         return write_manifest(
             stage,
             model=checkpoint.config,
@@ -177,7 +174,7 @@ def _reader(checkpoint: Checkpoint, prefix: str) -> Callable[[str], Array]:
 
 def _write_tables(checkpoint: Checkpoint, stage: Path, dtype: DType, on_progress: OnProgress) -> None:
     """The embedding table and the tokenizers."""
-    on_progress("write embeddings", 0, 1)
+    on_progress("write embeddings", 0, None)
     language = checkpoint.config.language
     shape = (language.vocab_size, language.hidden)
     table = np.lib.format.open_memmap(stage / EMBEDDINGS, mode="w+", dtype=dtype.numpy, shape=shape)

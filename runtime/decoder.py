@@ -15,6 +15,7 @@ from llamavid.config import LanguageConfig
 from llamavid.contract import GraphContract
 from llamavid.errors import PromptError
 from llamavid.runtime.executors import OnnxExecutor
+from llamavid.runtime.memory import require_memory
 
 Array = npt.NDArray[np.floating]
 
@@ -48,9 +49,12 @@ class Decoder:
         capacity = min(self._limit, -(-tokens // _CACHE_STEP) * _CACHE_STEP)
         if capacity == self._capacity:
             return
+        shape = [capacity if dim == "cache" else int(dim) for dim in self._past[0].dims]
+        dtype = self._past[0].dtype.numpy
+        needed = len(self._past) * int(np.prod(shape)) * dtype.itemsize
+        require_memory(needed, f"a cache of {capacity} tokens", "Lower --fps, or ask about a shorter video.")
         for spec in self._past:
-            shape = [capacity if dim == "cache" else int(dim) for dim in spec.dims]
-            buffer = np.zeros(shape, spec.dtype.numpy)  # pages come as they are used
+            buffer = np.zeros(shape, dtype)  # pages come as they are used
             self._executor.share(spec.name, spec.name.replace("past.", "present."), buffer)
         self._capacity = capacity
 

@@ -17,6 +17,7 @@ import numpy as np
 from llamavid import __version__
 from llamavid.bundle import Bundle, open_bundle
 from llamavid.runtime import pixels
+from llamavid.runtime.memory import available_memory
 
 _EXTRAS = {  # extra -> what it needs, and what it is for
     "export": (("torch", "transformers", "onnx", "safetensors"), "checkpoints become bundles"),
@@ -60,15 +61,6 @@ def _processor() -> Finding:
     return Finding(
         "processor", True, f"{model}, {cores} cores; {' '.join(known) or 'no vector extensions known'}"
     )
-
-
-def available_memory() -> int | None:
-    """Bytes that a new process could use; None where the system does not say."""
-    info = Path("/proc/meminfo")
-    if not info.exists():
-        return None
-    fields = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
-    return int(fields["MemAvailable"].split()[0]) * 1024
 
 
 def _memory() -> Finding:

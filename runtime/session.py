@@ -27,6 +27,7 @@ from llamavid.prompt import Part, Turn, checked_question, conversation, movie
 from llamavid.runtime.assembly import assemble
 from llamavid.runtime.decoder import Decoder
 from llamavid.runtime.executors import OnnxExecutor
+from llamavid.runtime.memory import require_memory
 from llamavid.runtime.pixels import pad_to_square, pixels_from_rgb
 from llamavid.runtime.sources import Frame, Source, SourceKind, open_source
 from llamavid.runtime.timing import Timings
@@ -127,6 +128,7 @@ class VideoSession:
         self.watched = None
         with open_source(path, fps=fps) as source:
             self._check_length(source.expected_frames or 0)
+            self._check_memory(source.expected_frames or 0)
             times: list[FrameTime] = []
             features: list[Array] = []
             for batch in _batches(self._timed(source.frames(), "decode_video"), VISION_BATCH):
@@ -239,6 +241,14 @@ class VideoSession:
                 next_step="Lower --fps, or use a shorter video or a long-video checkpoint.",
             )
 
+    def _check_memory(self, frames: int) -> None:
+        """Before hours of encoding: will the features of so many frames fit?"""
+        vision = self.config.vision
+        frame = (1 + vision.patches) * vision.width * self._dtype("vision", "features").itemsize
+        require_memory(
+            frames * frame, f"the features of {frames} frames", "Lower --fps, or use a shorter video."
+        )
+
     # A question to its answer.
 
     def _frame_tokens(self, question: str, truncate: bool) -> Array:
@@ -309,6 +319,8 @@ class VideoSession:
     def _executor(self, graph: str) -> OnnxExecutor:
         if graph not in self._executors:
             entry = self.bundle.manifest.graphs[graph]
+            weights = self.bundle.manifest.files[f"{entry.file}.data"].size
+            require_memory(weights, f"graph {graph}", "Free some, or export with a smaller precision.")
             with self.timings.stage("load"):
                 file = self.bundle.path(entry.file)
                 self._executors[graph] = OnnxExecutor(file, entry.contract, threads=self._threads)

@@ -1,0 +1,37 @@
+"""How much memory there is, asked before it is needed: a number now beats a killed process later."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llamavid.errors import DeviceError
+
+_MEMINFO = Path("/proc/meminfo")
+_CGROUP = Path("/sys/fs/cgroup")  # a container's own limit, version 2
+
+
+def available_memory() -> int | None:
+    """Bytes that this process could still take; None where the system does not say."""
+    if not _MEMINFO.exists():
+        return None
+    fields = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines() if ":" in line)
+    available = int(fields["MemAvailable"].split()[0]) * 1024
+    limit, used = (_number(_CGROUP / name) for name in ("memory.max", "memory.current"))
+    return available if limit is None or used is None else min(available, limit - used)
+
+
+def require_memory(needed: int, what: str, next_step: str) -> None:
+    """Raises `DeviceError` with both numbers when `needed` bytes are not to be had."""
+    available = available_memory()
+    if available is not None and needed > available:
+        raise DeviceError(
+            f"{what} needs {needed / 2**30:.1f} GiB and {available / 2**30:.1f} GiB are available",
+            next_step=next_step,
+        )
+
+
+def _number(file: Path) -> int | None:
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):  # no such limit, or "max"
+        return None
