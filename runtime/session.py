@@ -27,9 +27,10 @@ from llamavid.prompt import Part, Turn, checked_question, conversation, movie
 from llamavid.runtime.assembly import assemble
 from llamavid.runtime.decoder import Decoder
 from llamavid.runtime.executors import OnnxExecutor
+from llamavid.runtime.frames import Frame, Source, SourceKind
 from llamavid.runtime.memory import require_memory
 from llamavid.runtime.pixels import pad_to_square, pixels_from_rgb
-from llamavid.runtime.sources import Frame, Source, SourceKind, open_source
+from llamavid.runtime.sources import open_source
 from llamavid.runtime.timing import Timings
 from llamavid.sampling import Sampler, Sampling
 from llamavid.tokenizer import LanguageTokenizer, QuestionTokenizer, TextStream
@@ -126,7 +127,9 @@ class VideoSession:
             PromptError: it has more frames than fit the model's context.
         """
         self.watched = None
-        with open_source(path, fps=fps) as source:
+        with self.timings.stage("decode_video"):
+            opened = open_source(path, fps=fps)
+        with opened as source:
             self._check_length(source.expected_frames or 0)
             self._check_memory(source.expected_frames or 0)
             times: list[FrameTime] = []

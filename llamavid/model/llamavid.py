@@ -185,10 +185,11 @@ def llama_config(language: LanguageConfig) -> LlamaConfig:
 
 def _rope_words(language: LanguageConfig) -> dict[str, Any]:
     """RoPE, as transformers 5 spells it or as 4.57 does."""
-    linear = {"rope_type": "linear", "factor": language.rope_factor} if language.rope_factor != 1 else None
+    linear = language.rope_factor != 1
+    words = {"rope_type": "linear", "factor": language.rope_factor} if linear else {"rope_type": "default"}
     if hasattr(LlamaConfig(), "rope_parameters"):
-        return {"rope_parameters": {"rope_theta": language.rope_theta, **(linear or {"rope_type": "default"})}}
-    return {"rope_theta": language.rope_theta, "rope_scaling": linear}
+        return {"rope_parameters": {"rope_theta": language.rope_theta, **words}}
+    return {"rope_theta": language.rope_theta, "rope_scaling": words if linear else None}
 
 
 def load_model(

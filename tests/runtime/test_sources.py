@@ -20,8 +20,9 @@ import pytest
 from PIL import Image
 
 from llamavid.errors import SourceError, UsageError
-from llamavid.runtime import sources
-from llamavid.runtime.sources import Frame, SourceKind, open_source
+from llamavid.runtime import videos
+from llamavid.runtime.frames import TURNED, Frame, SourceKind
+from llamavid.runtime.sources import open_source
 from tests.clips import (
     HALF_TURN,
     MIRRORED,
@@ -67,7 +68,7 @@ def refusal(path: Path | str) -> str:
         (Fraction(30000, 1001), 1, 30),
         (0.4, 1, 1),  # the reference's step would be 0
         (25, 100, 1),
-        (25, 5e-324, sources.MAX_FRAMES),  # the quotient overflows
+        (25, 5e-324, videos.MAX_FRAMES),  # the quotient overflows
     ],
 )
 def test_every_step_th_frame_is_kept(tmp_path: Path, clip_fps: float, fps: float, step: int) -> None:
@@ -119,7 +120,7 @@ def test_a_variable_rate_keeps_its_own_times_and_is_noted(tmp_path: Path) -> Non
     times_ms = [0, 40, 80, 500, 540, 1500]
     frames, notes = read(write_clip(tmp_path / "a.mp4", frames=6, pts_ms=times_ms))
     assert [f.pts_seconds * 1000 for f in frames] == pytest.approx(times_ms)
-    assert notes == [sources.UNEVEN]
+    assert notes == [videos.UNEVEN]
 
 
 def test_real_h264_gives_the_reference_s_frames() -> None:
@@ -163,7 +164,7 @@ def test_a_turned_video_is_put_upright_and_noted_once(tmp_path: Path, display, t
     for frame in frames:
         np.testing.assert_array_equal(frame.rgb, turn(drawn_frame(frame.index)))
         assert frame.rgb.flags.c_contiguous
-    assert notes == [sources.TURNED]
+    assert notes == [TURNED]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (63, 47), (2, 300)])
@@ -296,7 +297,7 @@ def test_a_photo_held_sideways_is_put_upright_and_noted(tmp_path: Path) -> None:
     Image.fromarray(drawn_frame(0)).save(tmp_path / "a.png", exif=exif)
     rgb, notes = read_picture(tmp_path / "a.png")
     np.testing.assert_array_equal(rgb, np.rot90(drawn_frame(0), -1))
-    assert notes == [sources.TURNED]
+    assert notes == [TURNED]
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
@@ -525,7 +526,7 @@ def test_a_video_cut_short_is_read_to_the_cut_and_noted(tmp_path: Path, suffix: 
 
 
 def test_damage_without_end_is_an_error_that_says_where(tmp_path: Path) -> None:
-    clip = write_clip(tmp_path / "a.mp4", frames=sources.MAX_BARREN_PACKETS + 200, size=(16, 16))
+    clip = write_clip(tmp_path / "a.mp4", frames=videos.MAX_BARREN_PACKETS + 200, size=(16, 16))
     assert "is damaged: nothing can be decoded after" in refusal(garble(clip, 0.02, 0.97))
 
 
