@@ -67,28 +67,29 @@ class OnnxExecutor:
         _check_contract(file, contract, self._session)
         self._contract = contract
         self._binding = self._session.io_binding()
-        self._shared_inputs: set[str] = set()
+        self._buffers: dict[str, npt.NDArray[Any]] = {}  # by the input that each is
         self._bound_outputs: list[str] = []  # in the order that ONNX Runtime returns them
         self._fresh_outputs = [spec.name for spec in contract.outputs]
 
     def share(self, source: str, target: str, buffer: npt.NDArray[Any]) -> None:
         """Makes `buffer` both the input `source` and the output `target` of every run to come.
 
-        The caller owns it and keeps it alive; a second call replaces it.
+        Kept alive here until a second call replaces it.
         """
         value = ort.OrtValue.ortvalue_from_numpy(buffer)  # wraps the memory, does not copy it
+        self._buffers[source] = buffer  # ONNX Runtime 1.23 does not keep it
         self._binding.bind_ortvalue_input(source, value)
         self._binding.bind_ortvalue_output(target, value)
-        self._shared_inputs.add(source)
         if target in self._fresh_outputs:
             self._fresh_outputs.remove(target)
             self._bound_outputs.append(target)
 
     def run(self, inputs: Tensors) -> dict[str, npt.NDArray[Any]]:
         """Every input that is not shared -> every output that is not shared."""
-        for spec in self._contract.inputs:
-            if spec.name not in self._shared_inputs:
-                self._binding.bind_cpu_input(spec.name, _checked(spec, inputs))
+        fresh = [spec for spec in self._contract.inputs if spec.name not in self._buffers]
+        arrays = {spec.name: _checked(spec, inputs) for spec in fresh}  # alive until the run is over
+        for name, array in arrays.items():
+            self._binding.bind_cpu_input(name, array)
         for name in self._fresh_outputs:
             self._binding.bind_output(name)
             if name not in self._bound_outputs:
