@@ -1,64 +1,81 @@
-"""What a release calls a tensor and what we call it: one table, and what is dropped on purpose."""
+"""What a release calls a tensor and what we call it: one table, read both ways."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 
 _EVA_DEPTH = 39  # blocks; the reference never runs the original's last
 
-# Release name -> our name; None = known and dropped on purpose. First match wins.
-_RENAMES: tuple[tuple[str, str | None], ...] = (
-    (r".*rotary_emb\.inv_freq", None),  # computed
-    (r".*embeddings\.position_ids", None),  # 0, 1, 2, ...
-    (r"model\.vlm_att_encoder\.(cls|bert\.pooler)\..*", None),  # BERT's heads, never run
-    (r"model\.vision_tower\.vision_tower\.(.*)", r"vision.\1"),
-    (r"model\.vlm_att_query", r"text_decoder.queries"),
-    (r"model\.vlm_att_ln\.(.*)", r"text_decoder.image_norm.\1"),
-    (r"model\.vlm_att_bert_proj\.(.*)", r"text_decoder.image_projection.\1"),
-    (r"model\.vlm_att_encoder\.bert\.embeddings\.LayerNorm\.(.*)", r"text_decoder.embedding_norm.\1"),
-    (r"model\.vlm_att_encoder\.bert\.embeddings\.(.*)", r"text_decoder.\1"),
-    (r"model\.vlm_att_encoder\.bert\.encoder\.layer\.(\d+)\.(.*)", r"text_decoder.layers.\1.\2"),
-    (r"model\.vlm_att_projector\.(.*)", r"compressor.query_projector.\1"),
-    (r"model\.vlm_att_key_projector\.(.*)", r"compressor.key_projector.\1"),
-    (r"model\.vlm_att_val_projector\.(.*)", r"compressor.value_projector.\1"),
-    (r"model\.mm_projector\.(weight|bias)", r"compressor.content_projector.0.\1"),
-    (r"model\.mm_projector\.(.*)", r"compressor.content_projector.\1"),
-    (r"(model\.(?:layers|embed_tokens|norm)\..*|lm_head\..*)", r"language.\1"),
+# Release prefix, our prefix. The longest that fits wins.
+_PREFIXES = (
+    ("model.vision_tower.vision_tower.", "vision."),
+    ("model.vlm_att_query", "text_decoder.queries"),
+    ("model.vlm_att_ln.", "text_decoder.image_norm."),
+    ("model.vlm_att_bert_proj.", "text_decoder.image_projection."),
+    ("model.vlm_att_encoder.bert.embeddings.LayerNorm.", "text_decoder.embedding_norm."),
+    ("model.vlm_att_encoder.bert.embeddings.", "text_decoder."),
+    ("model.vlm_att_encoder.bert.encoder.layer.", "text_decoder.layers."),
+    ("model.vlm_att_projector.", "compressor.query_projector."),
+    ("model.vlm_att_key_projector.", "compressor.key_projector."),
+    ("model.vlm_att_val_projector.", "compressor.value_projector."),
+    ("model.mm_projector.", "compressor.content_projector."),
+    ("model.layers.", "language.model.layers."),
+    ("model.embed_tokens.", "language.model.embed_tokens."),
+    ("model.norm.", "language.model.norm."),
+    ("lm_head.", "language.lm_head."),
 )
-_LAYER_RENAMES: tuple[tuple[str, str], ...] = (  # inside text_decoder.layers.N
-    (r"attention\.self\.(query|key|value)", r"attention.\1"),
-    (r"crossattention\.self\.(query|key|value)", r"cross_attention.\1"),
-    (r"attention\.output\.dense", r"attention.output"),
-    (r"attention\.output\.LayerNorm", r"attention.norm"),
-    (r"crossattention\.output\.dense", r"cross_attention.output"),
-    (r"crossattention\.output\.LayerNorm", r"cross_attention.norm"),
-    (r"intermediate\.dense", r"feed_forward.up"),
-    (r"output\.dense", r"feed_forward.down"),
-    (r"output\.LayerNorm", r"feed_forward.norm"),
-    (r"intermediate_query\.dense", r"query_feed_forward.up"),
-    (r"output_query\.dense", r"query_feed_forward.down"),
-    (r"output_query\.LayerNorm", r"query_feed_forward.norm"),
+_TEXT_LAYER = {  # inside one layer of the text decoder
+    **{f"attention.self.{role}": f"attention.{role}" for role in ("query", "key", "value")},
+    **{f"crossattention.self.{role}": f"cross_attention.{role}" for role in ("query", "key", "value")},
+    "attention.output.dense": "attention.output",
+    "attention.output.LayerNorm": "attention.norm",
+    "crossattention.output.dense": "cross_attention.output",
+    "crossattention.output.LayerNorm": "cross_attention.norm",
+    "intermediate.dense": "feed_forward.up",
+    "output.dense": "feed_forward.down",
+    "output.LayerNorm": "feed_forward.norm",
+    "intermediate_query.dense": "query_feed_forward.up",
+    "output_query.dense": "query_feed_forward.down",
+    "output_query.LayerNorm": "query_feed_forward.norm",
+}
+_DROPPED = re.compile(
+    r".*rotary_emb\.inv_freq"  # computed
+    r"|.*embeddings\.position_ids"  # 0, 1, 2, ...
+    r"|model\.vlm_att_encoder\.(cls|bert\.pooler)\..*"  # BERT's heads, never run
 )
 _TOWER_EXTRAS = re.compile(r"norm\.|fc_norm\.|head\.|mask_token$|lm_head\.|rel_pos_bias\.")
 
 
 def our_name(stored_name: str) -> str | None:
     """A release name under our names; None when it is dropped on purpose, "" when nobody knows it."""
-    for pattern, ours in _RENAMES:
-        match = re.fullmatch(pattern, stored_name)
-        if match:
-            return None if ours is None else _layer_name(match.expand(ours))
-    return ""
+    if _DROPPED.fullmatch(stored_name):
+        return None
+    if stored_name in ("model.mm_projector.weight", "model.mm_projector.bias"):  # `linear` has no number
+        return stored_name.replace("model.mm_projector.", "compressor.content_projector.0.")
+    return _renamed(stored_name, _PREFIXES, _TEXT_LAYER)
 
 
-def _layer_name(name: str) -> str:
-    match = re.fullmatch(r"(text_decoder\.layers\.\d+\.)(.*)\.(weight|bias)", name)
-    if not match:
+def release_name(our_name: str, *, projector_depth: int) -> str:
+    """The inverse of `our_name`, for a model whose `mm_projector` has so many linear layers."""
+    name = _renamed(
+        our_name, [(ours, release) for release, ours in _PREFIXES], {b: a for a, b in _TEXT_LAYER.items()}
+    )
+    assert name, our_name
+    return name.replace("model.mm_projector.0.", "model.mm_projector.") if projector_depth == 1 else name
+
+
+def _renamed(name: str, prefixes: Sequence[tuple[str, str]], layer: Mapping[str, str]) -> str:
+    """`name` with its prefix and, inside a text layer, its middle replaced; "" when neither table knows it."""
+    fitting = [(old, new) for old, new in prefixes if name.startswith(old)]
+    if not fitting:
+        return ""
+    old, new = max(fitting, key=lambda pair: len(pair[0]))
+    name = new + name.removeprefix(old)
+    inside = re.fullmatch(r"(.*(?:encoder\.layer|text_decoder\.layers)\.\d+\.)(.*)(\.weight|\.bias)", name)
+    if not inside:
         return name
-    for pattern, ours in _LAYER_RENAMES:
-        if inner := re.fullmatch(pattern, match[2]):
-            return f"{match[1]}{inner.expand(ours)}.{match[3]}"
-    return ""
+    return inside[1] + layer[inside[2]] + inside[3] if inside[2] in layer else ""
 
 
 def is_surplus(name: str, *, text_layers: int | None) -> bool:
