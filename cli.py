@@ -6,7 +6,10 @@ Heavy imports are inside the commands, so that `llamavid --help` answers at once
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llamavid import __version__
-from llamavid.console import Progress, error_line, remark
-from llamavid.errors import LlamaVidError
+from llamavid.console import Progress, error_line, printable, remark
+from llamavid.errors import LlamaVidError, PromptError
 
 if TYPE_CHECKING:
     from llamavid.runtime.session import Answer, VideoSession
@@ -25,11 +28,15 @@ class OneLineErrors(click.Group):
     """A user's mistake is one line on stderr and an exit code, never a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        warnings.showwarning = lambda message, *where, **more: remark(str(message))
         try:
             return super().invoke(ctx)
         except LlamaVidError as error:
             error_line(str(error))
             ctx.exit(error.exit_code)
+        except BrokenPipeError:  # the reader has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(1)
         except OSError as error:  # a full disk, a folder without permission
             error_line(f"{error.filename or ctx.invoked_subcommand}: {error.strerror or error}")
             ctx.exit(1)
@@ -53,7 +60,11 @@ def answering_options(command: Callable[..., None]) -> Callable[..., None]:
     options = [
         click.option("--fps", default=1.0, show_default=True, help="Frames a second to look at."),
         click.option(
-            "--max-new-tokens", default=256, show_default=True, help="The longest answer, in tokens."
+            "--max-new-tokens",
+            type=click.IntRange(1),
+            default=256,
+            show_default=True,
+            help="The longest answer, in tokens.",
         ),
         click.option(
             "--temperature", default=0.0, show_default=True, help="0 is greedy; higher is more varied."
@@ -168,7 +179,7 @@ def _asked(
         def on_text(text: str) -> None:
             progress.close()
             if not as_json:
-                click.echo(text, nl=False)
+                click.echo(printable(text), nl=False)
 
         answer = session.ask(
             question,
@@ -200,7 +211,12 @@ def _document(session: VideoSession, answer: Answer) -> dict[str, Any]:
 def _next_question() -> str:
     if sys.stdin.isatty():
         click.secho("> ", nl=False, err=True, bold=True)
-    return sys.stdin.readline().strip()
+    try:
+        return sys.stdin.readline().strip()
+    except UnicodeDecodeError as error:
+        raise PromptError(
+            "the question is not UTF-8 text", next_step="Check the input's encoding."
+        ) from error
 
 
 @main.command()
@@ -268,7 +284,9 @@ def export(
         click.echo(json.dumps({"bundle": str(bundle), "parity": [asdict(row) for row in manifest.parity]}))
     else:
         size = sum(entry.size for entry in manifest.files.values())
-        click.echo(f'{bundle}: {size / 1e6:,.1f} MB. Next: llamavid ask {bundle} VIDEO "question"')
+        click.echo(
+            f'{bundle}: {size / 1e6:,.1f} MB. Next: llamavid ask {shlex.quote(str(bundle))} VIDEO "question"'
+        )
 
 
 def _print_row(progress: Progress, row: Any) -> None:

@@ -18,7 +18,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -141,7 +141,11 @@ def _manifest_text(folder: Path) -> bytes:
             next_step="Make one with `llamavid export`.",
         )
     if file.stat().st_size > _MANIFEST_LIMIT:
-        raise BundleError(f"{file} has {file.stat().st_size} bytes", expected=f"at most {_MANIFEST_LIMIT}")
+        raise BundleError(
+            f"{file} has {file.stat().st_size} bytes",
+            expected=f"at most {_MANIFEST_LIMIT}",
+            next_step=_REEXPORT,
+        )
     return file.read_bytes()
 
 
@@ -155,7 +159,7 @@ def _manifest(text: bytes, folder: Path) -> Manifest:
     if version != FORMAT_VERSION:
         newer = isinstance(version, int) and version > FORMAT_VERSION
         raise BundleError(
-            f"{folder} has bundle format {version!r}",
+            f"{folder} has bundle format {version!r:.40}",
             expected=f"{FORMAT_VERSION}",
             next_step="Upgrade llamavid." if newer else _REEXPORT,
         )
@@ -168,21 +172,47 @@ def _manifest(text: bytes, folder: Path) -> Manifest:
         raise BundleError(
             f"{file} describes no graph {absent[0]!r}", expected=", ".join(GRAPHS), next_step=_REEXPORT
         )
+    _check_parity(manifest, file)
+    unlisted = sorted(_needed(manifest) - set(manifest.files))
+    if unlisted:
+        raise BundleError(f"{file} does not vouch for {unlisted[0]!r}", next_step=_REEXPORT)
     return manifest
+
+
+def _check_parity(manifest: Manifest, file: Path) -> None:
+    """A graph that nobody compared, or that failed, does not answer."""
+    for graph in GRAPHS:
+        rows = [row for row in manifest.parity if row.graph == graph]
+        if not rows or not all(row.passed for row in rows):
+            what = "failed its comparison" if rows else "was never compared"
+            raise BundleError(f"{file}: graph {graph!r} {what} with PyTorch", next_step=_REEXPORT)
+
+
+def _needed(manifest: Manifest) -> set[str]:
+    """The files that the runtime reads; a graph's weights lie beside it."""
+    graphs = {f"{entry.file}{part}" for entry in manifest.graphs.values() for part in ("", ".data")}
+    return {EMBEDDINGS, LANGUAGE_TOKENIZER, QUESTION_VOCABULARY} | graphs
 
 
 def _check_inside(folder: Path, name: str) -> None:
     path = PurePosixPath(name)
-    escapes = path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or not path.parts
-    if escapes or folder.resolve() not in (folder / path).resolve().parents:
+    escapes = path.is_absolute() or ".." in path.parts or not path.parts
+    escapes = escapes or "\\" in name or not name.isprintable()
+    try:
+        escapes = escapes or folder.resolve() not in (folder / path).resolve().parents
+    except (OSError, RuntimeError):  # a name that is too long, a circle of links
+        escapes = True
+    if escapes:
         raise BundleError(
-            f"{folder / MANIFEST} names {name!r}, which leaves the bundle", expected="files inside the bundle"
+            f"{folder / MANIFEST} names {name!r}",
+            expected="a file inside the bundle",
+            next_step="Do not trust this bundle; make it again with `llamavid export`.",
         )
 
 
 def _check_file(folder: Path, name: str, entry: FileEntry) -> None:
     file = folder / name
-    if not file.is_file():
+    if not os.path.isfile(file):  # unlike Path.is_file, no error where a name is too long
         raise BundleError(f"{file} is missing", expected=f"{entry.size} bytes", next_step=_REEXPORT)
     size = file.stat().st_size
     if size != entry.size:
@@ -221,14 +251,15 @@ def staged_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises:
         BundleError: `target` exists and may not be replaced, or its folder cannot be written.
     """
-    target = target.absolute()
+    target = target.resolve()  # a link's bundle is replaced where it lies
     if target.exists() and not replace:
         raise BundleError(f"{target} exists already", next_step="Choose another -o, or pass --replace.")
-    if target.exists() and any(target.iterdir()) and not (target / MANIFEST).is_file():
+    if target.exists() and not _is_replaceable(target):
         raise BundleError(f"{target} holds something that is not a bundle", next_step="Choose another -o.")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        replaced = stage.with_name(stage.name + ".replaced")
     except OSError as error:
         raise BundleError(
             f"{target.parent} cannot be written ({error.strerror})", next_step="Choose another -o."
@@ -236,15 +267,22 @@ def staged_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     try:
         yield stage
         stage.chmod(0o755)
-        if target.exists():
-            shutil.rmtree(target)
+        if target.exists():  # aside first: at no moment is neither there
+            target.rename(replaced)
         stage.rename(target)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
-def versions(packages: Mapping[str, str]) -> dict[str, str]:
-    """Installed versions by package name, for `built_with`."""
-    from importlib import metadata
-
-    return {shown: metadata.version(package) for shown, package in packages.items()}
+def _is_replaceable(target: Path) -> bool:
+    """An empty folder, or one whose manifest is a bundle's: many other things have a manifest.json."""
+    if not target.is_dir():
+        return False
+    if not any(target.iterdir()):
+        return True
+    try:
+        manifest = json.loads((target / MANIFEST).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(manifest, dict) and "format_version" in manifest

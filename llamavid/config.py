@@ -134,6 +134,15 @@ class ModelConfig:
         """Reads what `to_json` wrote; a wrong key or type is a `ValueError` naming it."""
         return dataclass_from_json(cls, data)
 
+    def __post_init__(self) -> None:
+        """Raises `ValueError` for a dimension that cannot be."""
+        for part in (self.vision, self.text_decoder, self.language, self.preprocessing, self):
+            for field in dataclasses.fields(part):
+                value = getattr(part, field.name)
+                least = 0 if field.name in ("queries", "bos_id", "eos_id") else 1
+                if type(value) is int and value < least:
+                    raise ValueError(f"{type(part).__name__}.{field.name} is {value}, less than {least}")
+
 
 def dataclass_from_json(cls: type[T], data: object, where: str = "") -> T:
     """Builds the dataclass from untrusted JSON: exactly its fields, of exactly their types.
@@ -147,7 +156,7 @@ def dataclass_from_json(cls: type[T], data: object, where: str = "") -> T:
     hints = typing.get_type_hints(cls)
     odd = sorted(set(hints) ^ set(data))
     if odd:
-        raise ValueError(f"{where} has missing or unknown fields: {', '.join(map(str, odd))}")
+        raise ValueError(f"{where} has missing or unknown fields: {', '.join(map(repr, odd))}")
     return cls(**{name: _typed(hint, data[name], f"{where}.{name}") for name, hint in hints.items()})
 
 

@@ -26,6 +26,11 @@ def error_line(message: str) -> None:
     click.echo(click.style("error: ", fg="red", bold=True) + message, err=True)
 
 
+def printable(text: str) -> str:
+    """Without what a terminal would take as a command: an answer is text, whatever the model says."""
+    return "".join(c for c in text if c.isprintable() or c in "\n\t")
+
+
 class Progress:
     """Shows what is going on. `update` may be called as often as wanted."""
 

@@ -69,7 +69,13 @@ def find_template(name: str) -> Template:
 
 
 def checked_question(question: str) -> str:
-    """The question without white space around it. Raises `PromptError` when nothing is left."""
+    """The question without white space around it. Raises `PromptError` when none is left, or no text."""
+    try:
+        question.encode()
+    except UnicodeEncodeError as error:  # bytes of another encoding, as the shell passed them
+        raise PromptError(
+            "the question is not UTF-8 text", next_step="Check the terminal's encoding."
+        ) from error
     if not question.strip():
         raise PromptError(
             "the question is empty", expected="some words", next_step="Ask something about the video."

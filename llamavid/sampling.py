@@ -29,6 +29,8 @@ class Sampling:
             raise UsageError(f"temperature is {self.temperature}", expected="0 (greedy) or more")
         if not 0 < self.top_p <= 1:
             raise UsageError(f"top-p is {self.top_p}", expected="more than 0, at most 1")
+        if self.seed < 0:
+            raise UsageError(f"seed is {self.seed}", expected="0 or more")
 
 
 @dataclass
@@ -45,8 +47,9 @@ class Sampler:
         """Next token id from logits [V]."""
         if self.sampling.temperature == 0:
             return int(np.argmax(logits))
-        scaled = logits.astype(np.float64) / self.sampling.temperature
-        probabilities = np.exp(scaled - scaled.max())
+        below = logits.astype(np.float64) - logits.max()
+        with np.errstate(over="ignore"):  # a temperature of almost nothing: -inf, a probability of 0
+            probabilities = np.exp(below / self.sampling.temperature)
         probabilities /= probabilities.sum()
         order = np.argsort(-probabilities, kind="stable")
         # A token stays when the more likely ones before it have not yet reached top_p.

@@ -260,6 +260,7 @@ class VideoSession:
             raise UsageError("no video is watched", next_step="Call watch() first.")
         ids = self._question_tokenizer.ids(checked_question(question), truncate=truncate)
         self._executor("context")
+        self.timings.restart("context", "sequence", "prefill", "decode")
         with self.timings.stage("context"):
             context = self._in_batches("context", self.watched.features, "context_tokens", question_ids=ids)
         return np.concatenate([context, self.watched.content_tokens], axis=1)

@@ -22,5 +22,10 @@ class Timings:
             spent = (time.perf_counter() - start) * 1000
             self.milliseconds[name] = self.milliseconds.get(name, 0.0) + spent
 
+    def restart(self, *stages: str) -> None:
+        """Counts these stages from zero: a new question, or a new video."""
+        for name in stages:
+            self.milliseconds.pop(name, None)
+
     def rounded(self) -> dict[str, float]:
         return {name: round(spent, 3) for name, spent in self.milliseconds.items()}

@@ -128,7 +128,8 @@ def _decoded(
         yield from pictures
     if damaged:
         notes.append(f"It is damaged: {damaged} frames were skipped or could be decoded only in part.")
-    if stated and decoded < 0.9 * stated:  # a duration is rarely exact
+    # A duration is rarely exact, and tells nothing of the number of frames where they are uneven.
+    if stated and decoded < 0.9 * stated and (stream.frames or UNEVEN not in notes):
         notes.append(f"It is incomplete: its header speaks of {stated} frames, {decoded} could be decoded.")
 
 

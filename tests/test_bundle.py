@@ -118,7 +118,7 @@ def test_a_folder_in_the_place_of_a_file_is_refused(bundle: Path) -> None:
         "long" * 100,
         f"{QUESTION_VOCABULARY}/inside a file",
     ],
-    ids=ascii,
+    ids=lambda name: ascii(name)[:24],
 )
 def test_a_name_that_is_no_file_of_the_bundle_is_refused(bundle: Path, name: str) -> None:
     edit(bundle, lambda manifest: manifest["files"].update({name: {"size": 1, "sha256": "0" * 64}}))

@@ -19,6 +19,7 @@ from llamavid.config import ModelConfig, Preprocessing
 from llamavid.errors import CheckpointError
 from llamavid.model.dimensions import bert_type, clip_preprocessing, model_config, preprocessing_from_file
 from llamavid.model.names import is_surplus, our_name
+from llamavid.model.parts import parameter_names
 from llamavid.model.tensor_files import TensorFile, TensorFolder, read_json
 from llamavid.model.vision import resized_position_embedding
 
@@ -58,17 +59,9 @@ class Checkpoint:
         """Gives `module`, built on the meta device, its weights: one at a time, so that one copy is the peak.
 
         Raises:
-            CheckpointError: a tensor is missing or has another shape.
+            CheckpointError: a tensor has another shape.
         """
-        wanted = dict(module.named_parameters())
-        missing = [name for name in wanted if f"{part}.{name}" not in self.tensors]
-        if missing:
-            raise CheckpointError(
-                f"{self.folder} lacks {len(missing)} tensors of {part}: {', '.join(missing[:4])}"
-                + (", ..." if len(missing) > 4 else ""),
-                next_step="A shard may be missing, or config.json may belong to another checkpoint.",
-            )
-        for name, parameter in wanted.items():
+        for name, parameter in dict(module.named_parameters()).items():
             tensor = self.read(f"{part}.{name}", dtype)
             if tensor.shape != parameter.shape:
                 raise CheckpointError(
@@ -122,10 +115,14 @@ def open_checkpoint(
     preprocessing = _preprocessing(settings, image_processor, roots)
     vocabulary_file = vocabulary / "vocab.txt" if vocabulary.is_dir() else vocabulary
     shapes = {name: stored.shape for name, stored in kept.items()}
+    config = model_config(settings, shapes, preprocessing, vocabulary_file.parent)
+    wanted = parameter_names(config)
+    _require(folder, sorted(wanted - kept.keys()))
+    unexpected += [stored.name for name, stored in kept.items() if name not in wanted]
     return Checkpoint(
         folder=folder,
-        config=model_config(settings, shapes, preprocessing, vocabulary_file.parent),
-        tensors=kept,
+        config=config,
+        tensors={name: kept[name] for name in kept if name in wanted},
         dropped=tuple(sorted(dropped)),
         unexpected=tuple(sorted(unexpected)),
         language_tokenizer=_existing(folder / "tokenizer.model"),
@@ -144,6 +141,15 @@ def _renamed(weights: TensorFolder) -> tuple[dict[str, Stored], list[str], list[
         else:
             (dropped if ours is None else unexpected).append(stored_name)
     return tensors, dropped, unexpected
+
+
+def _require(folder: Path, missing: list[str]) -> None:
+    if missing:
+        listed = ", ".join(missing[:4]) + (", ..." if len(missing) > 4 else "")
+        raise CheckpointError(
+            f"{folder} lacks {len(missing)} {'tensor' if len(missing) == 1 else 'tensors'}: {listed}",
+            next_step="A shard may be missing, or config.json may belong to another checkpoint.",
+        )
 
 
 def _preprocessing(

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+from transformers import DynamicCache
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from llamavid.config import LanguageConfig, ModelConfig
+from llamavid.config import ModelConfig
 from llamavid.errors import PromptError
 from llamavid.model.checkpoint import Checkpoint, open_checkpoint
 from llamavid.model.compressor import Compressor, frame_tokens
-from llamavid.model.qformer import TextDecoderModel
+from llamavid.model.parts import PARTS, language_model, text_decoder
 from llamavid.model.vision import VisionEncoder
 from llamavid.prompt import Part, checked_question, conversation, movie
 from llamavid.sampling import Sampler, Sampling
@@ -44,7 +43,7 @@ class LlamaVid(nn.Module):
         self.vision = VisionEncoder(config.vision)
         self.text_decoder = text_decoder(config)
         self.compressor = Compressor(config)
-        self.language = LlamaForCausalLM(llama_config(config.language))
+        self.language = language_model(config.language)
 
     @torch.inference_mode()
     def encode_frames(self, pixels: Tensor, *, batch: int = 8) -> Tensor:
@@ -159,39 +158,6 @@ class LlamaVid(nn.Module):
         )
 
 
-def text_decoder(config: ModelConfig) -> TextDecoderModel:
-    """The text decoder of this model."""
-    return TextDecoderModel(
-        config.text_decoder, feature_width=config.vision.width, patches=config.vision.patches
-    )
-
-
-def llama_config(language: LanguageConfig) -> LlamaConfig:
-    """Our words in transformers' words."""
-    return LlamaConfig(
-        hidden_size=language.hidden,
-        num_hidden_layers=language.layers,
-        num_attention_heads=language.heads,
-        num_key_value_heads=language.kv_heads,
-        head_dim=language.head_dim,
-        intermediate_size=language.mlp_width,
-        vocab_size=language.vocab_size,
-        rms_norm_eps=language.norm_eps,
-        **_rope_words(language),
-        max_position_embeddings=language.context_length,
-        tie_word_embeddings=False,
-    )
-
-
-def _rope_words(language: LanguageConfig) -> dict[str, Any]:
-    """RoPE, as transformers 5 spells it or as 4.57 does."""
-    linear = language.rope_factor != 1
-    words = {"rope_type": "linear", "factor": language.rope_factor} if linear else {"rope_type": "default"}
-    if hasattr(LlamaConfig(), "rope_parameters"):
-        return {"rope_parameters": {"rope_theta": language.rope_theta, **words}}
-    return {"rope_theta": language.rope_theta, "rope_scaling": words if linear else None}
-
-
 def load_model(
     checkpoint: Path | str,
     *,
@@ -224,7 +190,7 @@ def model_from_checkpoint(
             LanguageTokenizer(opened.language_tokenizer),
             QuestionTokenizer(opened.question_vocabulary, max_tokens=opened.config.text_decoder.max_tokens),
         )
-    for part in ("vision", "text_decoder", "compressor", "language"):
+    for part in PARTS:
         opened.fill(part, model.get_submodule(part), dtype=dtype, device=device)
     # Its table is computed, not stored, and must be float32 whatever the weights are.
     model.language.model.rotary_emb = LlamaRotaryEmbedding(model.language.config).to(device)

@@ -66,7 +66,7 @@ def release_name(our_name: str, *, projector_depth: int) -> str:
 
 
 def _renamed(name: str, prefixes: Sequence[tuple[str, str]], layer: Mapping[str, str]) -> str:
-    """`name` with its prefix and, inside a text layer, its middle replaced; "" when neither table knows it."""
+    """`name` with its prefix and, in a text layer, its middle replaced; "" when no table knows it."""
     fitting = [(old, new) for old, new in prefixes if name.startswith(old)]
     if not fitting:
         return ""

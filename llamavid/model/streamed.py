@@ -14,7 +14,7 @@ from transformers import LlamaModel
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from llamavid.model.checkpoint import Checkpoint
-from llamavid.model.llamavid import llama_config
+from llamavid.model.parts import llama_config
 from llamavid.model.vision import Block, VisionEncoder
 
 Change = Callable[[str, Tensor], Tensor]  # a weight's name and value -> what to compute with
