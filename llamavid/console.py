@@ -27,7 +27,9 @@ def error_line(message: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Without what a terminal would take as a command: an answer is text, whatever the model says."""
+    """`text` without what a terminal would take as a command: an answer is text, whatever the model says."""
+    if not sys.stdout.isatty():
+        return text
     return "".join(c for c in text if c.isprintable() or c in "\n\t")
 
 

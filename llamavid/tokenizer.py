@@ -119,7 +119,8 @@ class QuestionTokenizer:
 
 def _read_vocabulary(file: Path) -> dict[str, int]:
     try:
-        words = file.read_text(encoding="utf-8").splitlines()
+        with file.open(encoding="utf-8") as lines:  # str.splitlines would split at Unicode's separators too
+            words = [line.rstrip("\n") for line in lines]
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{file} cannot be read as a BERT vocabulary ({error})") from error
     return {word: index for index, word in enumerate(words)}
