@@ -25,11 +25,11 @@ from llamavid.bundle import EMBEDDINGS, LANGUAGE_TOKENIZER, QUESTION_VOCABULARY,
 from llamavid.errors import PromptError, UsageError
 from llamavid.prompt import Part, Turn, checked_question, conversation, movie
 from llamavid.runtime.assembly import assemble
+from llamavid.runtime.clip import frame_pixels
 from llamavid.runtime.decoder import Decoder
 from llamavid.runtime.executors import OnnxExecutor
-from llamavid.runtime.frames import Frame, Source, SourceKind
+from llamavid.runtime.frames import Frame, Source
 from llamavid.runtime.memory import require_memory
-from llamavid.runtime.pixels import pad_to_square, pixels_from_rgb
 from llamavid.runtime.sources import open_source
 from llamavid.runtime.timing import Timings
 from llamavid.sampling import Sampler, Sampling
@@ -216,18 +216,8 @@ class VideoSession:
 
     def _encode(self, frames: Sequence[Frame], source: Source) -> Array:
         """Frames -> features [t, 1+N, C]."""
-        constants = self.config.preprocessing
-        padded = source.kind is SourceKind.PICTURE and constants.pad_pictures
         with self.timings.stage("pixels"):
-            pictures = [pad_to_square(f.rgb, mean=constants.mean) if padded else f.rgb for f in frames]
-            pixels = np.concatenate(
-                [
-                    pixels_from_rgb(
-                        rgb[None], image_size=constants.image_size, mean=constants.mean, std=constants.std
-                    )
-                    for rgb in pictures
-                ]
-            )
+            pixels = frame_pixels(frames, source.kind, self.config.preprocessing)
         vision = self._executor("vision")
         with self.timings.stage("vision"):
             return vision.run({"pixels": pixels.astype(self._dtype("vision", "pixels"), copy=False)})[

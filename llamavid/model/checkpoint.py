@@ -22,6 +22,7 @@ from llamavid.model.names import is_surplus, our_name
 from llamavid.model.parts import parameter_names
 from llamavid.model.tensor_files import TensorFile, TensorFolder, read_json
 from llamavid.model.vision import resized_position_embedding
+from llamavid.tokenizer import LanguageTokenizer, QuestionTokenizer
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,16 @@ class Checkpoint:
 
     def read(self, name: str, dtype: torch.dtype = torch.float32) -> Tensor:
         """One tensor by our name, `dtype`, on the CPU. The position embedding comes in the model's size."""
-        tensor = self.tensors[name].source.read(self.tensors[name].name)
+        stored = self.tensors[name]
+        tensor = stored.source.read(stored.name)
+        if not tensor.is_floating_point():
+            raise CheckpointError(
+                f"{stored.name} has dtype {str(tensor.dtype).removeprefix('torch.')}",
+                expected="floating-point weights",
+                next_step="Start from the published checkpoint: a quantized one is not read.",
+            )
         if name == "vision.pos_embed":
-            tensor = resized_position_embedding(tensor, self.config.vision.patches)
+            tensor = resized_position_embedding(tensor.float(), self.config.vision.patches)
         return tensor.to(dtype)
 
     def fill(self, part: str, module: nn.Module, *, dtype: torch.dtype, device: str | torch.device) -> None:
@@ -108,8 +116,9 @@ def open_checkpoint(
     _, text_layers = bert_type(settings)
     kept = {name: stored for name, stored in tensors.items() if not is_surplus(name, text_layers=text_layers)}
     dropped += [tensors[name].name for name in tensors if name not in kept]
-    if settings.get("tie_word_embeddings") and "language.lm_head.weight" not in kept:
-        kept["language.lm_head.weight"] = kept["language.model.embed_tokens.weight"]
+    embeddings = kept.get("language.model.embed_tokens.weight")
+    if settings.get("tie_word_embeddings") and embeddings:
+        kept.setdefault("language.lm_head.weight", embeddings)
 
     vocabulary = _find(text_tokenizer or "bert-base-uncased", roots, "text tokenizer", "--text-tokenizer")
     preprocessing = _preprocessing(settings, image_processor, roots)
@@ -119,7 +128,7 @@ def open_checkpoint(
     wanted = parameter_names(config)
     _require(folder, sorted(wanted - kept.keys()))
     unexpected += [stored.name for name, stored in kept.items() if name not in wanted]
-    return Checkpoint(
+    opened = Checkpoint(
         folder=folder,
         config=config,
         tensors={name: kept[name] for name in kept if name in wanted},
@@ -128,6 +137,8 @@ def open_checkpoint(
         language_tokenizer=_existing(folder / "tokenizer.model"),
         question_vocabulary=_existing(vocabulary_file),
     )
+    _check_tokenizers(opened)
+    return opened
 
 
 def _renamed(weights: TensorFolder) -> tuple[dict[str, Stored], list[str], list[str]]:
@@ -165,12 +176,28 @@ def _preprocessing(
 
 def _find(path: Path | str | None, roots: tuple[Path, ...], what: str, option: str) -> Path:
     for root in roots:
-        if path and (root / path).exists():
-            return root / path
+        if path and (root / str(path)).exists():
+            return root / str(path)
     raise CheckpointError(
         f"the {what} {str(path)!r} was not found in {', '.join(str(root) or '.' for root in roots)}",
         next_step=f"Pass {option}.",
     )
+
+
+def _check_tokenizers(opened: Checkpoint) -> None:
+    """A tokenizer of another model would ask for rows that the embeddings do not have."""
+    pieces = LanguageTokenizer(opened.language_tokenizer).size
+    words = QuestionTokenizer(opened.question_vocabulary).size - 1  # [DEC] is never asked for
+    for file, size, rows in (
+        (opened.language_tokenizer, pieces, opened.config.language.vocab_size),
+        (opened.question_vocabulary, words, opened.config.text_decoder.vocab_size),
+    ):
+        if size > rows:
+            raise CheckpointError(
+                f"{file} has {size} entries",
+                expected=f"at most {rows}, the rows of the embeddings",
+                next_step="It may belong to another model.",
+            )
 
 
 def _existing(file: Path) -> Path:

@@ -32,11 +32,11 @@ class Compressor(nn.Module):
         return self.query_projector(hidden)
 
     def context_tokens(self, features: Tensor, query: Tensor) -> Tensor:
-        """Context attention: features [T, R, C], queries [T*B, M, C] -> context tokens [T*B, 1, D].
+        """Context attention: features [F, R, C], queries [B, M, C] -> context tokens [max(F, B), 1, D].
 
         E = mean over M ( softmax over N ( q k^T / sqrt(C) ) X ), context = value projection of E.
         """
-        patches = self._patches(features).repeat_interleave(len(query) // len(features), dim=0)
+        patches = self._patches(features)
         scores = query @ self.key_projector(patches).transpose(1, 2) / patches.shape[-1] ** 0.5
         gathered = (scores.softmax(dim=-1) @ patches).mean(dim=1, keepdim=True)
         return self.value_projector(gathered)

@@ -7,6 +7,7 @@ RoPE, preprocessing constants) from the configuration. What neither allows is a
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,12 +43,15 @@ def model_config(
     projections = [
         name for name in shapes if re.fullmatch(r"compressor\.content_projector\.\d+\.weight", name)
     ]
+    vision = _vision_config(shapes, preprocessing.image_size)
     return ModelConfig(
-        vision=_vision_config(shapes, preprocessing.image_size),
+        vision=vision,
         text_decoder=_text_decoder_config(settings, shapes, bert),
-        language=_language_config(settings),
+        language=_language_config(
+            settings, stored_layers=_count(shapes, r"language\.model\.layers\.(\d+)\.")
+        ),
         preprocessing=preprocessing,
-        pool_grid=_pool_grid(settings.get("compress_type")),
+        pool_grid=_pool_grid(settings.get("compress_type"), vision.grid),
         projector_depth=_projector_depth(settings.get("mm_projector_type", "linear"), len(projections)),
     )
 
@@ -55,7 +59,12 @@ def model_config(
 def _vision_config(shapes: Shapes, image_size: int) -> VisionConfig:
     patch = _shape(shapes, "vision.patch_embed.proj.weight", 4)
     depth = _count(shapes, r"vision\.blocks\.(\d+)\.")
-    if patch[0] % _EVA_HEAD_WIDTH or image_size % patch[2]:
+    positions = _shape(shapes, "vision.pos_embed", 3)
+    if positions[1] < 2 or math.isqrt(positions[1] - 1) ** 2 != positions[1] - 1:
+        raise CheckpointError(
+            f"pos_embed has shape {list(positions)}", expected="a class row and a square of rows"
+        )
+    if patch[0] % _EVA_HEAD_WIDTH or 0 in patch or image_size < patch[2] or image_size % patch[2]:
         raise CheckpointError(
             f"the tower has width {patch[0]} and {patch[2]} px patches, for pictures of {image_size} px",
             expected=f"a width that is a multiple of {_EVA_HEAD_WIDTH} and a picture of whole patches",
@@ -71,18 +80,27 @@ def _vision_config(shapes: Shapes, image_size: int) -> VisionConfig:
 
 
 def _text_decoder_config(settings: Mapping[str, Any], shapes: Shapes, bert: Path) -> TextDecoderConfig:
-    kind, _ = bert_type(settings)
+    kind, asked = bert_type(settings)
     vocab_size, width = _shape(shapes, "text_decoder.word_embeddings.weight", 2)
     heads = width // 64  # BERT's, unless its config says otherwise
     if (bert / "config.json").is_file():
         heads = _whole(
             read_json(bert / "config.json", "BERT's config"), "num_attention_heads", bert / "config.json"
         )
+    if not heads or width % heads:
+        raise CheckpointError(
+            f"the text decoder has width {width}", expected=f"a multiple of its {heads} heads"
+        )
+    layers = _count(shapes, r"text_decoder\.layers\.(\d+)\.")
+    if asked and layers != asked:
+        raise CheckpointError(
+            f"config.json has bert_type raw_bert_layer:{asked}", expected=f"{layers} or less"
+        )
     queries = _shape(shapes, "text_decoder.queries", 3)[1] if kind is TextDecoder.Q_FORMER else 0
     return TextDecoderConfig(
         kind=kind,
         width=width,
-        layers=_count(shapes, r"text_decoder\.layers\.(\d+)\."),
+        layers=layers,
         heads=heads,
         mlp_width=_shape(shapes, "text_decoder.layers.0.feed_forward.up.weight", 2)[0],
         vocab_size=vocab_size,
@@ -93,46 +111,65 @@ def _text_decoder_config(settings: Mapping[str, Any], shapes: Shapes, bert: Path
     )
 
 
-def _language_config(settings: Mapping[str, Any]) -> LanguageConfig:
+def _language_config(settings: Mapping[str, Any], *, stored_layers: int) -> LanguageConfig:
     hidden, heads = _whole(settings, "hidden_size"), _whole(settings, "num_attention_heads")
+    kv_heads, layers = (
+        _whole(settings, "num_key_value_heads", default=heads),
+        _whole(settings, "num_hidden_layers"),
+    )
+    if hidden % heads or heads % kv_heads:
+        raise CheckpointError(
+            f"config.json has hidden_size {hidden}, num_attention_heads {heads} and num_key_value_heads "
+            f"{kv_heads}",
+            expected="each a multiple of the next",
+        )
+    if layers < stored_layers:
+        raise CheckpointError(
+            f"config.json has num_hidden_layers {layers}",
+            expected=f"{stored_layers}, as the checkpoint holds",
+        )
     theta, factor = _rope(settings)
     positions = _whole(settings, "max_position_embeddings")
-    extended = min(int(settings.get("max_token") or 0), int(positions * factor))
+    extended = min(_whole(settings, "max_token", default=positions), int(positions * factor))
     return LanguageConfig(
         hidden=hidden,
-        layers=_whole(settings, "num_hidden_layers"),
+        layers=layers,
         heads=heads,
-        kv_heads=int(settings.get("num_key_value_heads") or heads),
-        head_dim=int(settings.get("head_dim") or hidden // heads),
+        kv_heads=kv_heads,
+        head_dim=_whole(settings, "head_dim", default=hidden // heads),
         mlp_width=_whole(settings, "intermediate_size"),
         vocab_size=_whole(settings, "vocab_size"),
-        norm_eps=float(settings.get("rms_norm_eps", 1e-6)),
+        norm_eps=_positive(settings, "rms_norm_eps", default=1e-6),
         rope_theta=theta,
         rope_factor=factor,
         context_length=max(positions, extended),
-        bos_id=int(settings.get("bos_token_id", 1)),
-        eos_id=int(settings.get("eos_token_id", 2)),
+        bos_id=_whole(settings, "bos_token_id", default=1),
+        eos_id=_whole(settings, "eos_token_id", default=2),
     )
 
 
 def _rope(settings: Mapping[str, Any]) -> tuple[float, float]:
     """RoPE base and linear factor, from transformers 4 or 5 spelling."""
     scaling = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    kind = scaling.get("rope_type", scaling.get("type", "default")) if isinstance(scaling, dict) else None
     if kind not in ("linear", "default"):
-        raise CheckpointError(f"config.json asks for rope scaling {kind!r}", expected="linear, or none")
-    theta = float(settings.get("rope_theta") or scaling.get("rope_theta") or 10000.0)
-    return theta, float(scaling.get("factor", 1.0)) if kind == "linear" else 1.0
+        raise CheckpointError(f"config.json has rope_scaling {scaling!r}", expected="type linear, or none")
+    theta = _positive(settings, "rope_theta", default=_positive(scaling, "rope_theta", default=10000.0))
+    return theta, _positive(scaling, "factor", "rope_scaling of config.json") if kind == "linear" else 1.0
 
 
-def _pool_grid(compress_type: str | None) -> int | None:
+def _pool_grid(compress_type: str | None, grid: int) -> int | None:
     if not compress_type:
         return None
     if compress_type == "mean":
         return 1
-    if match := re.fullmatch(r"grid:([1-9]\d*)", compress_type):
+    match = re.fullmatch(r"grid:([1-9]\d*)", str(compress_type))
+    if match and int(match[1]) <= grid:
         return int(match[1])
-    raise CheckpointError(f"config.json has compress_type {compress_type!r}", expected="mean, grid:g or none")
+    raise CheckpointError(
+        f"config.json has compress_type {compress_type!r}",
+        expected=f"mean, grid:g with g up to {grid}, or none",
+    )
 
 
 def _projector_depth(kind: str, found: int) -> int:
@@ -150,7 +187,7 @@ def bert_type(settings: Mapping[str, Any]) -> tuple[TextDecoder, int | None]:
     name = settings.get("bert_type")
     if name in _Q_FORMER_TYPES:
         return TextDecoder.Q_FORMER, None
-    if match := re.fullmatch(r"raw_bert_layer:(\d+)", str(name)):
+    if match := re.fullmatch(r"raw_bert_layer:([1-9]\d*)", str(name)):
         return TextDecoder.RAW_BERT, int(match[1])
     raise CheckpointError(
         f"config.json has bert_type {name!r}", expected=f"{', '.join(_Q_FORMER_TYPES)} or raw_bert_layer:K"
@@ -169,12 +206,21 @@ def preprocessing_from_file(settings: Mapping[str, Any], path: Path) -> Preproce
     try:
         size, crop = _side(constants["size"]), _side(constants["crop_size"])
         mean, std = (tuple(float(x) for x in constants[key]) for key in ("image_mean", "image_std"))
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{file} has no usable size, mean and std ({error!r})") from error
-    if size != crop or constants.get("resample", 3) != 3 or len(mean) != 3 or len(std) != 3:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{file} asks for size {size}, crop {crop}, resample {constants.get('resample')}",
-            expected="size and crop alike, bicubic (3), three channels",
+            f"{file} has no usable size, crop, mean and std ({error!r})",
+            expected="CLIP preprocessing constants",
+        ) from error
+    if (
+        size != crop
+        or constants.get("resample", 3) != 3
+        or len(mean) != 3
+        or len(std) != 3
+        or not all(0 < x < math.inf for x in std)
+    ):
+        raise CheckpointError(
+            f"{file} asks for size {size}, crop {crop}, resample {constants.get('resample')}, std {std}",
+            expected="size and crop alike, bicubic (3), three channels, positive std",
         )
     return Preprocessing(size, mean, std, _pads(settings))
 
@@ -206,8 +252,19 @@ def _count(shapes: Shapes, pattern: str) -> int:
     return 1 + max((int(m[1]) for name in shapes if (m := re.match(pattern, name))), default=-1)
 
 
-def _whole(settings: Mapping[str, Any], key: str, file: Path | str = "config.json") -> int:
-    value = settings.get(key)
+def _whole(
+    settings: Mapping[str, Any], key: str, file: Path | str = "config.json", *, default: int | None = None
+) -> int:
+    value = default if settings.get(key) is None else settings[key]
     if type(value) is not int or value <= 0:
         raise CheckpointError(f"{file} has {key} = {value!r}", expected="a positive whole number")
     return value
+
+
+def _positive(
+    settings: Mapping[str, Any], key: str, where: str = "config.json", *, default: float | None = None
+) -> float:
+    value = default if settings.get(key) is None else settings[key]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise CheckpointError(f"{where} has {key} = {value!r}", expected="a positive number")
+    return float(value)

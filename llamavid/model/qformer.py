@@ -15,8 +15,9 @@ from llamavid.config import TextDecoder, TextDecoderConfig
 
 
 class TextDecoderModel(nn.Module):
-    """features [T, R, C] and question ids [B, L] -> hidden [T*B, M or L, H], frame after frame.
+    """features [F, R, C] and question ids [B, L] -> hidden [max(F, B), M or L, H].
 
+    Frame i goes with question i; one question goes with every frame, one frame with every question.
     The Q-Former reads every row of the features, the class token among them when
     it is there; raw BERT reads the last `patches` rows only.
     """
@@ -39,11 +40,11 @@ class TextDecoderModel(nn.Module):
 
     def forward(self, features: Tensor, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """`mask` [B, L] is 1 on words and 0 on padding; left out, there is no padding."""
-        frames, questions = len(features), len(ids)
+        pairs = max(len(features), len(ids))
         mask = torch.ones_like(ids) if mask is None else mask
-        image = self._image_rows(features).repeat_interleave(questions, dim=0)
-        x = self._embed(ids).repeat(frames, 1, 1)
-        bias = self._attention_bias(mask, x.dtype).repeat(frames, 1, 1, 1)
+        image = self._image_rows(features).expand(pairs, -1, -1)
+        x = self._embed(ids).expand(pairs, -1, -1)
+        bias = self._attention_bias(mask, x.dtype).expand(pairs, -1, -1, -1)
         for layer in self.layers:
             x = layer(x, image, bias)
         return x[:, : self.config.queries] if self.config.queries else x

@@ -66,11 +66,16 @@ class TensorFile:
         stored = _safetensors(self.path) if self.path.suffix == ".safetensors" else _pytorch(self.path)
         while len(wrapped := [key for key in _WRAPPERS if isinstance(stored.get(key), dict)]) == 1:
             stored = stored[wrapped[0]]
-        odd = [key for key, value in stored.items() if not isinstance(value, Tensor)]
+        odd = [key for key, value in stored.items() if not _is_plain(value)]
         if odd or not stored:
-            what = f"an entry {odd[0]!r} that is not a tensor" if odd else "no tensor"
+            what = f"an entry {odd[0]!r} that is not a plain tensor" if odd else "no tensor"
             raise CheckpointError(f"{self.path} holds {what}", expected="a file of named tensors")
         return stored
+
+
+def _is_plain(value: object) -> bool:
+    """A tensor, neither sparse nor quantized."""
+    return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_quantized
 
 
 def _pytorch(path: Path) -> dict[str, Any]:

@@ -91,11 +91,11 @@ class Mlp(nn.Module):
 
 
 def resized_position_embedding(embedding: Tensor, patches: int) -> Tensor:
-    """Position embedding [1, 1+M, C] -> [1, 1+N, C]: the class row kept, the map resized bicubic."""
+    """Position embedding float32 [1, 1+M, C] -> [1, 1+N, C]: the class row kept, the map resized bicubic."""
     if embedding.shape[1] == 1 + patches:
         return embedding
     class_row, rows = embedding[:, :1], embedding[:, 1:]
     old, new = round(rows.shape[1] ** 0.5), round(patches**0.5)
-    square = rows.unflatten(1, (old, old)).permute(0, 3, 1, 2).float()
+    square = rows.unflatten(1, (old, old)).permute(0, 3, 1, 2)
     resized = F.interpolate(square, size=(new, new), mode="bicubic", align_corners=False)
-    return torch.cat([class_row, resized.permute(0, 2, 3, 1).flatten(1, 2).to(rows.dtype)], dim=1)
+    return torch.cat([class_row, resized.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)

@@ -1,0 +1,44 @@
+"""From a file to the encoder's input: the frames that the reference would look at, prepared as it would.
+
+What answering, training and calibration share, so that all three see the same pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from llamavid.config import Preprocessing
+from llamavid.runtime.frames import Frame, SourceKind
+from llamavid.runtime.pixels import pad_to_square, pixels_from_rgb
+from llamavid.runtime.sources import open_source
+
+
+def clip_pixels(
+    path: Path | str, preprocessing: Preprocessing, *, fps: float = 1.0
+) -> npt.NDArray[np.float32]:
+    """A whole short clip or picture -> float32 [T, 3, S, S].
+
+    Raises:
+        SourceError: the file cannot be read.
+    """
+    with open_source(path, fps=fps) as source:
+        return np.concatenate(
+            [frame_pixels([frame], source.kind, preprocessing) for frame in source.frames()]
+        )
+
+
+def frame_pixels(
+    frames: Sequence[Frame], kind: SourceKind, preprocessing: Preprocessing
+) -> npt.NDArray[np.float32]:
+    """Frames, of any sizes -> float32 [n, 3, S, S]. Pictures are padded first where the model wants it."""
+    padded = kind is SourceKind.PICTURE and preprocessing.pad_pictures
+    constants = {"mean": preprocessing.mean, "std": preprocessing.std}
+    prepared = []
+    for frame in frames:
+        rgb = pad_to_square(frame.rgb, mean=preprocessing.mean) if padded else frame.rgb
+        prepared.append(pixels_from_rgb(rgb[None], image_size=preprocessing.image_size, **constants))
+    return np.concatenate(prepared)
