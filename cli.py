@@ -298,6 +298,50 @@ def _print_row(progress: Progress, row: Any) -> None:
 
 
 @main.command()
+@click.argument("stage", type=click.Choice(["stage1", "stage2", "stage3"]))
+@click.option("--config", type=click.Path(path_type=Path), help="A JSON object of settings.")
+@click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="One setting; replaces the file's.")
+def train(stage: str, config: Path | None, pairs: tuple[str, ...]) -> None:
+    """Run one of the three training STAGEs, or continue it.
+
+    \b
+    llamavid train stage1 --set checkpoint=START --set data=captions.json --set output=stage1
+    llamavid train stage2 --set checkpoint=stage1/checkpoint --set data=instructions.json --set output=stage2
+
+    An interrupted run continues where it was saved last when it is started again. Any field of a stage can
+    be set: batch_size, learning_rate, epochs, max_tokens.
+    """
+    _require_extra("train", "torch", "transformers", "accelerate", "matplotlib")
+    from functools import partial
+
+    from llamavid.model.checkpoint import open_checkpoint
+    from llamavid.runtime.clip import clip_pixels
+    from llamavid.train.features import FrameFeatures
+    from llamavid.train.loop import train as run_stage
+    from llamavid.train.run import parsed, run_from
+
+    run = run_from(stage, config, parsed(pairs))
+    opened = open_checkpoint(
+        run.paths.checkpoint,
+        vision_tower=run.paths.vision_tower,
+        text_tokenizer=run.paths.text_tokenizer,
+        image_processor=run.paths.image_processor,
+    )
+    cache = run.paths.feature_cache or run.settings.output / "features"
+    read = partial(clip_pixels, preprocessing=opened.config.preprocessing, fps=run.paths.fps)
+    with Progress() as progress:
+        outcome = run_stage(
+            run.stage,
+            opened,
+            run.paths.data,
+            run.settings,
+            features=FrameFeatures(cache, read),
+            on_step=lambda at: progress.update(f"{stage}, loss {at.loss:.3f}", at.step, at.steps),
+        )
+    click.echo(f"{outcome}. Next: llamavid export {shlex.quote(str(outcome))} -o BUNDLE")
+
+
+@main.command()
 @click.argument("bundle", required=False, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def doctor(bundle: Path | None, as_json: bool) -> None:

@@ -18,7 +18,6 @@ import shutil
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -28,17 +27,15 @@ from torch import Tensor
 from llamavid.errors import LlamaVidError, UsageError
 from llamavid.model.checkpoint import Checkpoint
 from llamavid.model.llamavid import LlamaVid, model_from_checkpoint
-from llamavid.model.save import save_release
-from llamavid.model.tensor_files import read_json
 from llamavid.train.batches import batches
 from llamavid.train.examples import IGNORED, Broken, Example, Sample, example, read_samples
 from llamavid.train.forward import Item, Loss
+from llamavid.train.outcome import CURVE, RECORD, plot_curve, write_outcome
 from llamavid.train.stages import Stage
 
 Features = Callable[[LlamaVid, Sample], Tensor | None]  # what a sample's media shows, [T, R, C]
 
-RECORD = "training.json"  # beside the weights: which stage made them, of what
-_STATE, _CURVE, _BROKEN = "state", "loss.csv", "broken.json"
+_STATE, _BROKEN = "state", "broken.json"
 
 
 @dataclass(frozen=True)
@@ -117,12 +114,20 @@ def train(
         optimizer.zero_grad()
         progress = Progress(step + 1, len(plan), value, rate, norm)
         if accelerator.is_main_process:
-            _log(settings.output / _CURVE, progress)
+            _log(settings.output / CURVE, progress)
             on_step(progress)
         if (step + 1) % settings.save_every == 0 and step + 1 < len(plan):
             _save_state(accelerator, settings, step + 1, len(plan))
     if accelerator.is_main_process:
-        _save(stage, checkpoint, accelerator.unwrap_model(loss).model, settings)
+        record = {"stage": stage.name, "data": [str(file) for file in data], "seed": settings.seed}
+        write_outcome(
+            settings.output,
+            checkpoint,
+            accelerator.unwrap_model(loss).model,
+            bert_type=stage.bert_type,
+            record={**record, "settings": asdict(stage)},
+        )
+        plot_curve(settings.output)
     accelerator.wait_for_everyone()
     return settings.output / "checkpoint"
 
@@ -216,7 +221,7 @@ def _restored(accelerator: Accelerator, settings: Settings, steps: int) -> int:
     """
     note = settings.output / _STATE / "run.json"
     if not note.is_file():
-        (settings.output / _CURVE).unlink(missing_ok=True)
+        (settings.output / CURVE).unlink(missing_ok=True)
         return 0
     saved = json.loads(note.read_text(encoding="utf-8"))
     if saved["steps"] != steps:
@@ -226,7 +231,7 @@ def _restored(accelerator: Accelerator, settings: Settings, steps: int) -> int:
             next_step="Continue with the same ones, or choose another output.",
         )
     accelerator.load_state(str(note.parent))
-    _cut_curve(settings.output / _CURVE, saved["done"])
+    _cut_curve(settings.output / CURVE, saved["done"])
     return int(saved["done"])
 
 
@@ -242,31 +247,6 @@ def _save_state(accelerator: Accelerator, settings: Settings, done: int, steps: 
         (fresh / "run.json").write_text(json.dumps({"done": done, "steps": steps}), encoding="utf-8")
         shutil.rmtree(state, ignore_errors=True)
         fresh.rename(state)
-
-
-def _save(stage: Stage, checkpoint: Checkpoint, model: LlamaVid, settings: Settings) -> None:
-    """The outcome in the release layout, and the record of how it was made."""
-    release = read_json(checkpoint.folder / "config.json", "a LLaMA-VID checkpoint folder")
-    dtype = model.compressor.key_projector.weight.dtype
-    release |= {"bert_type": stage.bert_type, "torch_dtype": str(dtype).removeprefix("torch.")}
-    weights = ((name, weight) for name, weight in model.named_parameters() if not name.startswith("vision."))
-    save_release(
-        settings.output / "checkpoint",
-        weights,
-        settings=release,
-        copied_from=checkpoint.folder,
-        projector_depth=checkpoint.config.projector_depth,
-        dtype=dtype,
-    )
-    record = {
-        "stage": stage.name,
-        "checkpoint": checkpoint.folder.name,
-        "settings": asdict(stage) | {"seed": settings.seed, "micro_batch": settings.micro_batch},
-        "versions": {
-            name: metadata.version(name) for name in ("llamavid", "torch", "transformers", "accelerate")
-        },
-    }
-    (settings.output / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def _log(file: Path, progress: Progress) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from random import Random
+from typing import NamedTuple
 
 from llamavid.train.world_scene import (
     COLORS,
@@ -31,6 +32,8 @@ TILT_DEGREES = 12.0
 SHORTEST_WAY = 0.45
 MOVE_SECONDS = (4, 10)
 PATHS_TRIED = 20
+# Against 1 for rest. Moving, by how many others are there meanwhile: three leave no room.
+MOVE_WEIGHTS, CHANGE_WEIGHT = (8, 6, 2, 0), 4
 TONES = (20, 100)  # of 255: darker than any actor
 TINT, SLOPE = 12, 30
 
@@ -41,6 +44,13 @@ class Acts:
 
     count: int
     seconds: int
+
+
+class Stay(NamedTuple):
+    """The first act that an actor is there, and the one after its last."""
+
+    first: int
+    end: int
 
 
 STILL = (Acts(1, 0),)
@@ -73,38 +83,42 @@ def _scene(name: str, split: Split, *, still: bool) -> Scene:
     stays = [_stay(acts.count, chance) for _ in range(chance.randint(1, MOST_ACTORS))]
     actors = None
     while actors is None:
-        lives = [_life(stay, acts, chance) for stay in stays]
+        lives = [_life(stay, acts, chance, company=_company(stay, stays)) for stay in stays]
         actors = _placed(lives, _pairs(lives, allowed_pairs(split), chance), chance)
     return Scene(name, split, acts.count * acts.seconds, _background(chance), actors)
 
 
-def _stay(acts: int, chance: Random) -> tuple[int, int]:
-    """The first act it is there, and the one after its last."""
+def _stay(acts: int, chance: Random) -> Stay:
     if acts == 1:
-        return 0, 1
+        return Stay(0, 1)
     third = acts // 3
     begin = chance.randrange(3) * third
-    stays = [
-        (0, acts),
-        (begin, begin + third),  # the only one within a third: each third is as likely
-        (chance.randint(1, 2 * third - 1), acts),
-        (0, chance.randint(third + 1, acts - 1)),
-    ]
-    return chance.choices(stays, (4, 4, 2, 1))[0]
+    stays = (
+        Stay(0, acts),
+        Stay(begin, begin + third),  # the only one within a third: each third is as likely
+        Stay(chance.randint(1, 2 * third - 1), acts),
+        Stay(0, chance.randint(third + 1, acts - 1)),
+    )
+    return chance.choices(stays, (3, 4, 3, 1))[0]
 
 
-def _life(stay: tuple[int, int], acts: Acts, chance: Random) -> Life:
-    first, end = stay
-    enters, seconds = first * acts.seconds, (end - first) * acts.seconds
-    life = Life(enters, leaves_seconds=end * acts.seconds if end < acts.count else None)
-    can_move, can_change = seconds >= MOVE_SECONDS[0], end - first > 1
-    deed = chance.choices(("rest", "move", "change"), (2, 4 * can_move, 4 * can_change))[0]
+def _company(stay: Stay, stays: Sequence[Stay]) -> int:
+    """How many others are there at some time of its stay."""
+    return sum(stay.first < other.end and other.first < stay.end for other in stays) - 1
+
+
+def _life(stay: Stay, acts: Acts, chance: Random, *, company: int) -> Life:
+    enters, seconds = stay.first * acts.seconds, (stay.end - stay.first) * acts.seconds
+    life = Life(enters, leaves_seconds=stay.end * acts.seconds if stay.end < acts.count else None)
+    move = MOVE_WEIGHTS[company] if seconds >= MOVE_SECONDS[0] else 0
+    change = CHANGE_WEIGHT if stay.end - stay.first > 1 else 0
+    deed = chance.choices(("rest", "move", "change"), (1, move, change))[0]
     if deed == "move":
         lasting = chance.randint(MOVE_SECONDS[0], min(seconds, MOVE_SECONDS[1]))
         begin = enters + chance.randint(0, seconds - lasting)
         return replace(life, moves_seconds=(begin, begin + lasting))
     if deed == "change":
-        return replace(life, changes_seconds=chance.randint(first + 1, end - 1) * acts.seconds)
+        return replace(life, changes_seconds=chance.randint(stay.first + 1, stay.end - 1) * acts.seconds)
     return life
 
 
