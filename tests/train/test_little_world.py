@@ -92,7 +92,7 @@ def read_file(path: Path) -> Reading:
 def seen_in(rgb: np.ndarray, second: int) -> list[Seen]:
     """Every color of which there is enough in uint8 [H, W, 3]."""
     distances = np.stack([np.linalg.norm(rgb.astype(float) - RGB[color], axis=-1) for color in COLORS])
-    nearest = np.where(distances.min(0) < 60, distances.argmin(0), -1)
+    nearest = np.where(distances.min(0) < 40, distances.argmin(0), -1)
     seen = []
     for index, color in enumerate(COLORS):
         y, x = np.nonzero(nearest == index)

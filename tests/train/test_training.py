@@ -258,7 +258,9 @@ def test_a_loss_that_is_no_number_stops_with_the_step_and_keeps_the_last_state(
 
     settings = Settings(tmp_path / "out", micro_batch=4, save_every=1)
     with pytest.raises(LlamaVidError, match="loss of step 3 is nan"):
-        train(small(STAGE1), golden_checkpoint("short-video"), [data], settings, features=spoiled(2 * 4))
+        train(
+            small(STAGE1, epochs=2.0), golden_checkpoint("short-video"), [data], settings, features=spoiled(2 * 4)
+        )
     assert json.loads((tmp_path / "out" / "state" / "run.json").read_text())["done"] == 2
     assert not (tmp_path / "out" / "checkpoint").exists()
 
