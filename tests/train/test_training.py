@@ -256,11 +256,9 @@ def test_a_loss_that_is_no_number_stops_with_the_step_and_keeps_the_last_state(
         calls = iter(range(10**6))
         return lambda model, sample: features(model, sample) * (float("nan") if next(calls) >= after else 1)
 
-    settings = Settings(tmp_path / "out", micro_batch=4, save_every=1)
+    stage, settings = small(STAGE1, epochs=2.0), Settings(tmp_path / "out", micro_batch=4, save_every=1)
     with pytest.raises(LlamaVidError, match="loss of step 3 is nan"):
-        train(
-            small(STAGE1, epochs=2.0), golden_checkpoint("short-video"), [data], settings, features=spoiled(2 * 4)
-        )
+        train(stage, golden_checkpoint("short-video"), [data], settings, features=spoiled(2 * 4))
     assert json.loads((tmp_path / "out" / "state" / "run.json").read_text())["done"] == 2
     assert not (tmp_path / "out" / "checkpoint").exists()
 
