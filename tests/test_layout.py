@@ -61,7 +61,7 @@ def sources() -> dict[str, Path]:
 
 def room_of_file(name: str) -> str:
     first, *rest = name.split("/")
-    if name in ("cli.py", "llamavid/__main__.py"):
+    if name in ("cli.py", "llamavid/__main__.py") or name.startswith("llamavid/commands/"):
         return "cli"
     if first != "llamavid":
         return first
@@ -71,7 +71,7 @@ def room_of_file(name: str) -> str:
 def room_of_module(name: str) -> str:
     """Of `llamavid.export.pack`: export. Of `llamavid.errors` and `llamavid`: words."""
     _, _, inner = name.partition(".")
-    room = inner.split(".")[0]
+    room = {"commands": "cli"}.get(inner.split(".")[0], inner.split(".")[0])
     return room if room in TABLE else "words"
 
 

@@ -46,13 +46,13 @@ picture camera clip sound plot story character summary person hand head face eye
 """
 
 
-def write_llama_tokenizer(folder: Path, *, vocab_size: int) -> None:
-    """Write `tokenizer.model` and its two JSON files into the existing `folder`.
+def write_llama_tokenizer(folder: Path, *, vocab_size: int, text: str = TEXT) -> None:
+    """Write `tokenizer.model` and its two JSON files into the existing `folder`; words of `text` are known.
 
     Raises:
         UsageError: `vocab_size` is too small for every text to be encoded.
     """
-    (folder / "tokenizer.model").write_bytes(sentencepiece_model(vocab_size))
+    (folder / "tokenizer.model").write_bytes(sentencepiece_model(vocab_size, text))
 
     plain = {"lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
     tokens: dict[str, dict[str, object]] = {
@@ -75,9 +75,9 @@ def write_llama_tokenizer(folder: Path, *, vocab_size: int) -> None:
     write_json(folder / "tokenizer_config.json", {**config, **added})
 
 
-def write_bert_tokenizer(folder: Path, *, vocab_size: int, leading_unused: int) -> None:
+def write_bert_tokenizer(folder: Path, *, vocab_size: int, leading_unused: int, text: str = TEXT) -> None:
     """Write `vocab.txt` and `tokenizer_config.json` into the existing `folder`; see `bert_vocabulary`."""
-    vocabulary = bert_vocabulary(vocab_size, leading_unused=leading_unused)
+    vocabulary = bert_vocabulary(vocab_size, leading_unused=leading_unused, text=text)
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
     write_json(folder / "tokenizer_config.json", {"do_lower_case": True, "model_max_length": 512})
 
@@ -86,7 +86,7 @@ def write_json(path: Path, content: dict[str, object]) -> None:
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def sentencepiece_model(vocab_size: int) -> bytes:
+def sentencepiece_model(vocab_size: int, text: str = TEXT) -> bytes:
     """Serialized SentencePiece BPE model with LLaMA's settings.
 
     Ids 0, 1, 2 are <unk>, <s>, </s>; then the 256 bytes, the printable ASCII characters, and pieces.
@@ -100,7 +100,7 @@ def sentencepiece_model(vocab_size: int) -> bytes:
     reserved += [(f"<0x{byte:02X}>", Piece.BYTE) for byte in range(256)]
     for name, kind in reserved:
         model.pieces.add(piece=name, score=0.0, type=kind)
-    for rank, name in enumerate(text_pieces(vocab_size - len(reserved))):
+    for rank, name in enumerate(text_pieces(vocab_size - len(reserved), text)):
         model.pieces.add(piece=name, score=-float(rank), type=Piece.NORMAL)
 
     trainer = model.trainer_spec
@@ -112,7 +112,7 @@ def sentencepiece_model(vocab_size: int) -> bytes:
     return model.SerializeToString(deterministic=True)
 
 
-def text_pieces(count: int) -> list[str]:
+def text_pieces(count: int, text: str = TEXT) -> list[str]:
     """`count` different pieces: characters, beginnings of known words, beginnings of any word.
 
     See Note [Prefix pieces]. `▁` (U+2581) stands for a space.
@@ -124,15 +124,15 @@ def text_pieces(count: int) -> list[str]:
     if count < len(characters):
         missing = len(characters) - count
         raise UsageError(f"a language model vocabulary {missing} short of holding bytes and ASCII characters")
-    known = (word[:end] for word in words() for end in range(1, len(word) + 1))
+    known = (word[:end] for word in words(text) for end in range(1, len(word) + 1))
     any_word = itertools.chain.from_iterable(
         map("".join, itertools.product(string.ascii_lowercase, repeat=length)) for length in (1, 2, 3, 4)
     )
-    beginnings = ("▁" + text for text in itertools.chain(known, any_word))
+    beginnings = ("▁" + start for start in itertools.chain(known, any_word))
     return list(itertools.islice(unique(itertools.chain(characters, beginnings)), count))
 
 
-def bert_vocabulary(vocab_size: int, *, leading_unused: int) -> list[str]:
+def bert_vocabulary(vocab_size: int, *, leading_unused: int, text: str = TEXT) -> list[str]:
     """`vocab_size` WordPiece entries for lower-cased text, in BERT's order.
 
     [PAD], `leading_unused` unused ones (99 in the original, which puts [UNK] at 100), [UNK], [CLS], [SEP],
@@ -150,13 +150,13 @@ def bert_vocabulary(vocab_size: int, *, leading_unused: int) -> list[str]:
             f"a text decoder vocabulary of {vocab_size}",
             expected=f"{len(smallest)} or more, to hold special tokens and ASCII characters",
         )
-    known = (word.lower() for word in words())
+    known = (word.lower() for word in words(text))
     return list(itertools.islice(unique(itertools.chain(smallest, known, unused)), vocab_size))
 
 
-def words() -> Iterator[str]:
-    """Different words of `TEXT`, in its order, as they are written there."""
-    return unique(re.findall("[A-Za-z]+", TEXT))
+def words(text: str) -> Iterator[str]:
+    """Different words of `text`, in its order, as they are written there."""
+    return unique(re.findall("[A-Za-z]+", text))
 
 
 def unique(items: Iterator[str] | list[str]) -> Iterator[str]:

@@ -1,0 +1,146 @@
+"""export and train: what needs PyTorch."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+
+from llamavid.console import Progress, remark
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", "bundle", required=True, type=click.Path(path_type=Path), help="The bundle to make."
+)
+@click.option("--vision-tower", help="The EVA file, instead of the one config.json names.")
+@click.option(
+    "--text-tokenizer", help="BERT's folder or vocab.txt, instead of bert-base-uncased near the checkpoint."
+)
+@click.option("--image-processor", help="Its folder, or an image size in pixels, instead of config.json's.")
+@click.option("--precision", default="fp32", show_default=True, help="Of the frame graphs: fp32 or fp16.")
+@click.option(
+    "--llm-precision", default="fp32", show_default=True, help="Of the language model: fp32, fp16 or int4."
+)
+@click.option(
+    "--int4-block", default=32, show_default=True, help="Weights that share a scale: 32, 64 or 128."
+)
+@click.option("--template", default="vicuna_v1", show_default=True, help="The bundle's prompt template.")
+@click.option("--replace", is_flag=True, help="Replace an existing bundle.")
+@click.option("--json", "as_json", is_flag=True, help="Print the table of errors as one JSON document.")
+def export(
+    checkpoint: Path,
+    bundle: Path,
+    vision_tower: str | None,
+    text_tokenizer: str | None,
+    image_processor: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Turn a CHECKPOINT in its release layout into a bundle.
+
+    Every graph is compared with the PyTorch model; one that differs by more than its tolerance fails the
+    export (exit 1) and leaves no bundle.
+    """
+    _require_extra("export", "torch", "transformers", "onnx", "safetensors")
+    from dataclasses import asdict
+
+    from llamavid.export.pack import ExportOptions, export_bundle
+    from llamavid.export.verify import Runner
+    from llamavid.model.checkpoint import open_checkpoint
+    from llamavid.runtime.parity import run_graph, run_language
+
+    settings = ExportOptions(**options)
+    opened = open_checkpoint(
+        checkpoint, vision_tower=vision_tower, text_tokenizer=text_tokenizer, image_processor=image_processor
+    )
+    remark(
+        "LLaMA-VID's published weights are CC BY-NC 4.0: a bundle made of them may not be used commercially."
+    )
+    for name in opened.unexpected:
+        remark(f"unexpected tensor {name} is left out")
+    remark(f"{len(opened.tensors)} tensors; {len(opened.dropped)} known and not needed")
+    with Progress(quiet=as_json) as progress:
+        manifest = export_bundle(
+            opened,
+            bundle,
+            runner=Runner(run_graph, run_language),
+            options=settings,
+            on_progress=progress.update,
+            on_row=lambda row: None if as_json else _print_row(progress, row),
+        )
+    if as_json:
+        click.echo(json.dumps({"bundle": str(bundle), "parity": [asdict(row) for row in manifest.parity]}))
+    else:
+        size = sum(entry.size for entry in manifest.files.values())
+        click.echo(
+            f'{bundle}: {size / 1e6:,.1f} MB. Next: llamavid ask {shlex.quote(str(bundle))} VIDEO "question"'
+        )
+
+
+def _print_row(progress: Progress, row: Any) -> None:
+    progress.close()
+    bound = f"<= {row.tolerance:.0e}" if row.tolerance else "not judged"
+    verdict = click.style("ok  ", fg="green") if row.passed else click.style("FAIL", fg="red")
+    figures = f"{row.graph:8} {row.precision:5} {row.norm_error:9.2e} {bound:10}"
+    click.echo(f"{verdict} {figures}  {row.against}: {row.reason}")
+
+
+@click.command()
+@click.argument("stage", type=click.Choice(["stage1", "stage2", "stage3"]))
+@click.option("--config", type=click.Path(path_type=Path), help="A JSON object of settings.")
+@click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="One setting; replaces the file's.")
+def train(stage: str, config: Path | None, pairs: tuple[str, ...]) -> None:
+    """Run one of the three training STAGEs, or continue it.
+
+    \b
+    llamavid train stage1 --set checkpoint=START --set data=captions.json --set output=stage1
+    llamavid train stage2 --set checkpoint=stage1/checkpoint --set data=instructions.json --set output=stage2
+
+    An interrupted run continues where it was saved last when it is started again. Any field of a stage can
+    be set: batch_size, learning_rate, epochs, max_tokens.
+    """
+    _require_extra("train", "torch", "transformers", "accelerate", "matplotlib")
+    from functools import partial
+
+    from llamavid.model.checkpoint import open_checkpoint
+    from llamavid.runtime.clip import clip_pixels
+    from llamavid.train.features import FrameFeatures
+    from llamavid.train.loop import train as run_stage
+    from llamavid.train.run import parsed, run_from
+
+    run = run_from(stage, config, parsed(pairs))
+    opened = open_checkpoint(
+        run.paths.checkpoint,
+        vision_tower=run.paths.vision_tower,
+        text_tokenizer=run.paths.text_tokenizer,
+        image_processor=run.paths.image_processor,
+    )
+    cache = run.paths.feature_cache or run.settings.output / "features"
+    read = partial(clip_pixels, preprocessing=opened.config.preprocessing, fps=run.paths.fps)
+    with Progress() as progress:
+        outcome = run_stage(
+            run.stage,
+            opened,
+            run.paths.data,
+            run.settings,
+            features=FrameFeatures(cache, read),
+            on_step=lambda at: progress.update(f"{stage}, loss {at.loss:.3f}", at.step, at.steps),
+        )
+    click.echo(f"{outcome}. Next: llamavid export {shlex.quote(str(outcome))} -o BUNDLE")
+
+
+def _require_extra(extra: str, *packages: str) -> None:
+    from importlib.util import find_spec
+
+    from llamavid.errors import DeviceError
+
+    absent = [package for package in packages if find_spec(package) is None]
+    if absent:
+        raise DeviceError(
+            f"{', '.join(absent)} not installed", next_step=f'Run: pip install "llamavid[{extra}]".'
+        )

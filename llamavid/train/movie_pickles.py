@@ -1,0 +1,233 @@
+"""The published movie files, which are pickles, become feature files without being unpickled.
+
+    python -m llamavid.train.movie_pickles tt0120338.pkl -o tt0120338.safetensors
+
+A pickle is a program. Here it may build numbers, text, lists, dicts and arrays, and name nothing else: the
+names that NumPy's pickles use stand for our own makers, so that not even NumPy runs on what the file says.
+The published files hold {"feats": float16 [T, 1+N, C], "inputs": "<image>words<image>..."}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import pickle
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from llamavid.console import error_line
+from llamavid.errors import LlamaVidError, SourceError, UsageError
+from llamavid.feature_file import StoredFeatures, write_features
+
+MAX_BYTES = 1 << 34  # six hours at a frame a second
+
+_DTYPE = re.compile(r"[fiu][1248]|b1")
+_IMAGE = "<image>"  # before each frame's words
+_EXPECTED = 'float16 [T, 1+N, C], alone or as "feats" of a dict'
+
+
+def movie_from_pickle(path: Path) -> StoredFeatures:
+    """A published movie file: features without the class token, and the words after each frame.
+
+    The file has no times; the published ones have a frame a second, and that is what is said here.
+
+    Raises:
+        SourceError: the file is missing, too large, damaged, asks for code, or holds something else.
+    """
+    content = _content(path)
+    try:
+        features = _features(content["feats"] if isinstance(content, dict) else content)
+        frames = range(len(features))
+        return StoredFeatures(
+            features,
+            has_class_token=False,
+            bundle_digest="",
+            frame_indices=tuple(frames),
+            pts_seconds=tuple(map(float, frames)),
+            subtitles=_subtitles(content, len(frames)),
+        )
+    except (ValueError, KeyError) as error:
+        raise SourceError(f"{path} is no movie file ({error})", expected=_EXPECTED) from error
+
+
+def features_from_pickle(path: Path) -> npt.NDArray[np.float16]:
+    """[T, N, C] of a published movie file. Raises as `movie_from_pickle`."""
+    return movie_from_pickle(path).features
+
+
+def _features(stored: object) -> npt.NDArray[np.float16]:
+    """Without the class token, which the reference drops when it uses the file (`feats[:, 1:]`).
+
+    Patches are a square grid, so that N and 1+N rows cannot be taken for each other.
+    """
+    array: npt.NDArray[Any] = stored.value if isinstance(stored, _Array) else np.empty(0)
+    if array.ndim != 3 or array.dtype.kind != "f":
+        raise ValueError("it holds no array of numbers in three dimensions")
+    rows = array.shape[1]
+    if not (_is_square(rows) or _is_square(rows - 1)):
+        raise ValueError(f"{rows} rows a frame, which is no square of patches")
+    with np.errstate(over="ignore"):  # `StoredFeatures` refuses what is not finite
+        return array[:, 0 if _is_square(rows) else 1 :].astype("<f2", copy=False)
+
+
+def _is_square(number: int) -> bool:
+    return number > 0 and math.isqrt(number) ** 2 == number
+
+
+def _subtitles(content: object, frames: int) -> tuple[str, ...]:
+    inputs = content.get("inputs") if isinstance(content, dict) else None
+    if inputs is None:
+        return ("",) * frames
+    before, *said = str(inputs).split(_IMAGE)
+    if before or len(said) != frames:
+        raise ValueError(f'"inputs" has {len(said)} {_IMAGE} for {frames} frames')
+    return tuple(said)
+
+
+# Reading without running.
+
+
+def _content(path: Path) -> Any:
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size > MAX_BYTES:
+                raise pickle.UnpicklingError(f"it is larger than {MAX_BYTES >> 30} GiB")
+            return _Reader(file, encoding="latin1").load()
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read ({error.strerror})", expected="a movie's pickle") from error
+    except Exception as error:  # a damaged pickle is a damaged program: it raises whatever it comes upon
+        raise SourceError(
+            f"{path} is refused ({str(error) or type(error).__name__})",
+            expected="a pickle of arrays and text",
+            next_step="Download it again; a pickle that names anything else could run code.",
+        ) from error
+
+
+class _Maker:
+    """What a name in a pickle stands for: it may be called, and not altered."""
+
+    __slots__ = ("_make",)
+
+    def __init__(self, make: Callable[..., object]) -> None:
+        self._make = make
+
+    def __call__(self, *arguments: object) -> object:
+        return self._make(*arguments)
+
+    def __setstate__(self, state: object) -> NoReturn:
+        raise pickle.UnpicklingError("it alters what it names")
+
+
+class _DType:
+    """Stands for `numpy.dtype`: a number's kind and size; the state tells the order of its bytes."""
+
+    def __init__(self, name: object, *_: object) -> None:
+        if not isinstance(name, str) or not _DTYPE.fullmatch(name):
+            raise pickle.UnpicklingError(f"dtype {name!r}")
+        self.value = np.dtype(name)
+
+    def __setstate__(self, state: Any) -> None:
+        if state[1] not in ("<", ">", "=", "|"):
+            raise pickle.UnpicklingError(f"byte order {state[1]!r}")
+        self.value = self.value.newbyteorder(state[1])
+
+
+class _Array:
+    """Stands for `numpy.ndarray`: empty when it is made, filled by its state."""
+
+    def __init__(self, *_: object) -> None:
+        self.value = np.empty(0)
+
+    def __setstate__(self, state: Any) -> None:
+        _version, shape, dtype, is_fortran, raw = state
+        data = raw.encode("latin1") if isinstance(raw, str) else raw  # Python 2 wrote its bytes as text
+        self.value = _array(data, dtype, shape, "F" if is_fortran else "C").value
+
+
+def _array(data: Any, dtype: Any, shape: Any, order: Any) -> _Array:
+    """Raises `ValueError` when the bytes are not as many as the shape says."""
+    if not isinstance(data, bytes) or not isinstance(dtype, _DType):
+        raise pickle.UnpicklingError("it makes an array of something else than bytes")
+    made = _Array()
+    made.value = np.frombuffer(data, dtype.value).reshape(shape, order=order)
+    return made
+
+
+def _encode(text: Any, encoding: Any) -> bytes:
+    """How protocol 2 writes bytes."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise pickle.UnpicklingError(f"encoding {encoding!r}")
+    return text.encode("latin1")
+
+
+_RECONSTRUCT, _FROM_BUFFER = _Maker(_Array), _Maker(_array)
+_MAKERS = {
+    ("numpy", "ndarray"): _Maker(_Array),
+    ("numpy", "dtype"): _Maker(_DType),
+    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy.core.numeric", "_frombuffer"): _FROM_BUFFER,
+    ("numpy._core.numeric", "_frombuffer"): _FROM_BUFFER,
+    ("_codecs", "encode"): _Maker(_encode),
+}
+
+
+class _Reader(pickle._Unpickler):
+    """Knows the names of `_MAKERS` alone.
+
+    Python's own implementation, not the one in C, which clears as much memory as a number in the file says.
+    A bytearray does so in both, and is read as bytes, which are laid out alike.
+    """
+
+    dispatch: ClassVar = {
+        **pickle._Unpickler.dispatch,
+        pickle.BYTEARRAY8[0]: pickle._Unpickler.dispatch[pickle.BINBYTES8[0]],
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _MAKERS:
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
+        return _MAKERS[module, name]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    try:
+        options = _parser().parse_args(arguments)
+        movie = movie_from_pickle(options.pickle)
+        write_features(options.output, movie)
+    except LlamaVidError as error:
+        error_line(str(error))
+        return error.exit_code
+    except OSError as error:
+        error_line(f"{error.filename or options.output}: {error.strerror or error}")
+        return 1
+    made, frames = options.output, len(movie.features)
+    print(f'{made}: {frames} frames. Next: llamavid ask BUNDLE {made} "question"')
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, next_step=f"See {self.prog} --help.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = _Parser(
+        prog="python -m llamavid.train.movie_pickles",
+        description="Turn a published movie file into a feature file, without running the pickle that it is.",
+    )
+    made.add_argument("pickle", type=Path, metavar="FILE.pkl")
+    made.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.safetensors")
+    return made
+
+
+if __name__ == "__main__":
+    sys.exit(main())
