@@ -1,7 +1,7 @@
 """What a person sees while a command works: progress and remarks on stderr, results on stdout.
 
-On a terminal progress is a bar; elsewhere it is a line whenever the work turns to
-something else, so that a log stays readable. Imports rich only when a bar is drawn.
+On a terminal progress is a bar; elsewhere it is a line when the work turns to
+something else and every half minute, so that a log stays readable. Imports rich only when a bar is drawn.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 _BAR_AFTER_SECONDS = 0.3  # quick work draws no bar, and does not pay for one
+_LINE_EVERY_SECONDS = 30  # in a log, while the same work goes on
 
 
 def remark(text: str) -> None:
@@ -41,7 +42,7 @@ class Progress:
         self._start = time.monotonic()
         self._bar: Any = None
         self._task: Any = None
-        self._said = ""
+        self._said, self._said_at = "", 0.0
 
     def __enter__(self) -> Progress:
         return self
@@ -55,15 +56,18 @@ class Progress:
             self._bar.stop()
             self._bar = None
 
-    def update(self, what: str, done: int, total: int | None) -> None:
-        """`done` of `total` (None: unknown) of `what`."""
+    def update(self, what: str, done: int, total: int | None, detail: str = "") -> None:
+        """`done` of `total` (None: unknown) of `what`; `detail` is how it stands."""
         if self._quiet:
             return
         if sys.stderr.isatty():
-            self._draw(what, done, total)
+            self._draw(f"{what} {detail}".rstrip(), done, total)
         elif what != self._said:
-            self._said = what
+            self._said, self._said_at = what, time.monotonic()
             click.echo(f"{what} ...", err=True)
+        elif time.monotonic() - self._said_at > _LINE_EVERY_SECONDS:
+            self._said_at = time.monotonic()
+            click.echo(f"{what} {done}{f'/{total}' if total else ''} {detail}".rstrip(), err=True)
 
     def _draw(self, what: str, done: int, total: int | None) -> None:
         if self._bar is None:

@@ -129,7 +129,7 @@ def train(stage: str, config: Path | None, pairs: tuple[str, ...]) -> None:
             run.paths.data,
             run.settings,
             features=FrameFeatures(cache, read),
-            on_step=lambda at: progress.update(f"{stage}, loss {at.loss:.3f}", at.step, at.steps),
+            on_step=lambda at: progress.update(stage, at.step, at.steps, f"loss {at.loss:.3f}"),
         )
     click.echo(f"{outcome}. Next: llamavid export {shlex.quote(str(outcome))} -o BUNDLE")
 

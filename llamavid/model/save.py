@@ -49,7 +49,7 @@ def save_release(
     _write_json(folder / _INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
     _write_json(folder / "config.json", settings)
     for name in ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"):
-        if (copied_from / name).is_file():
+        if copied_from != folder and (copied_from / name).is_file():
             shutil.copyfile(copied_from / name, folder / name)
 
 
