@@ -24,7 +24,7 @@ def pictures(count: int) -> tuple[torch.Tensor, Labels]:
 
 
 def test_labels_name_every_actor_and_the_patches_that_show_it() -> None:
-    agree = []
+    agree: dict[str, list[bool]] = {shape: [] for shape in SHAPES}
     for scene in scenes("train", 0, 20, stills=True):
         truth = labels([(scene, 0.0)], TINY_VISION.grid)
         found = {
@@ -34,10 +34,13 @@ def test_labels_name_every_actor_and_the_patches_that_show_it() -> None:
         drawn = picture(scene, 0.0).astype(int)
         step = len(drawn) // TINY_VISION.grid
         middles = drawn[step // 2 :: step, step // 2 :: step].reshape(-1, 3)
-        for middle, color in zip(middles, truth.patch_colors[0], strict=True):
+        for middle, color, shape in zip(middles, truth.patch_colors[0], truth.patch_shapes[0], strict=True):
             if color:
-                agree.append(np.abs(middle - RGB[COLORS[color - 1]]).max() < 30)
-    assert np.mean(agree) > 0.8  # between the points of a star or cross there is background
+                agree[SHAPES[shape - 1]].append(np.abs(middle - RGB[COLORS[color - 1]]).max() < 30)
+    assert np.mean(agree["circle"]) == 1
+    assert all(
+        np.mean(some) > 0.5 for some in agree.values()
+    )  # other shapes leave parts of their circle bare
 
 
 def test_the_encoder_learns_to_be_read() -> None:
