@@ -30,10 +30,10 @@ from itertools import chain
 from multiprocessing import get_context
 from os import cpu_count
 from pathlib import Path
-from typing import NoReturn
 
 from llamavid.console import Progress, error_line, remark
 from llamavid.errors import LlamaVidError, UsageError
+from llamavid.train.parser import Parser
 from llamavid.train.world_casting import scenes
 from llamavid.train.world_drawing import frames
 from llamavid.train.world_files import Entry, Item, write_scene
@@ -191,13 +191,8 @@ def _table(summary: Summary) -> str:
     return "\n".join(lines)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message, next_step=f"See {self.prog} --help.")
-
-
 def _parser() -> argparse.ArgumentParser:
-    made = _Parser(
+    made = Parser(
         prog="python -m llamavid.train.little_world",
         description="Draw clips and pictures of colored shapes, with captions and questions as LLaVA JSON.",
     )

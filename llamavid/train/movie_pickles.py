@@ -23,8 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from llamavid.console import error_line
-from llamavid.errors import LlamaVidError, SourceError, UsageError
+from llamavid.errors import LlamaVidError, SourceError
 from llamavid.feature_file import StoredFeatures, write_features
+from llamavid.train.parser import Parser
 
 MAX_BYTES = 1 << 34  # six hours at a frame a second
 
@@ -214,13 +215,8 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message, next_step=f"See {self.prog} --help.")
-
-
 def _parser() -> argparse.ArgumentParser:
-    made = _Parser(
+    made = Parser(
         prog="python -m llamavid.train.movie_pickles",
         description="Turn a published movie file into a feature file, without running the pickle that it is.",
     )
