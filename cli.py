@@ -16,11 +16,13 @@ import click
 
 from llamavid import __version__
 from llamavid.commands.answering import ask, chat
+from llamavid.commands.demo import demo
 from llamavid.commands.evaluating import evaluate
 from llamavid.commands.long_video import features
 from llamavid.commands.making import export, train
 from llamavid.console import error_line, remark
-from llamavid.errors import LlamaVidError
+from llamavid.embedded import default_bundle
+from llamavid.errors import BundleError, LlamaVidError
 
 
 class OneLineErrors(click.Group):
@@ -49,6 +51,7 @@ def main() -> None:
     """LLaMA-VID on the device: ask questions about local video files.
 
     \b
+    llamavid demo                             the embedded tiny model answers about a clip of its little world
     llamavid export CHECKPOINT -o BUNDLE      a checkpoint becomes a bundle
     llamavid ask BUNDLE clip.mp4 "question"   the bundle answers
     """
@@ -58,10 +61,15 @@ def main() -> None:
 @click.argument("bundle", required=False, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def doctor(bundle: Path | None, as_json: bool) -> None:
-    """Say what this machine can run, and what BUNDLE needs of it."""
-    from llamavid.runtime.doctor import examine
+    """Say what this machine can run, and what BUNDLE needs of it; without BUNDLE, the embedded one."""
+    from llamavid.runtime.doctor import Finding, examine
 
-    findings = examine(bundle)
+    try:
+        subject = bundle or default_bundle()
+    except BundleError as error:
+        findings = [*examine(), Finding("embedded bundle", False, str(error))]
+    else:
+        findings = examine(subject)
     if as_json:
         click.echo(json.dumps([finding.__dict__ for finding in findings]))
         return
@@ -70,5 +78,5 @@ def doctor(bundle: Path | None, as_json: bool) -> None:
         click.echo(f"{mark} {finding.subject:18} {finding.text}")
 
 
-for command in (ask, chat, evaluate, export, features, train):
+for command in (ask, chat, demo, evaluate, export, features, train):
     main.add_command(command)

@@ -19,7 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
-from llamavid import __version__
+from llamavid import __version__, embedded
 from llamavid.bundle import MANIFEST, QUESTION_VOCABULARY
 from llamavid.cli import main
 from tests.clips import QUARTER_CLOCKWISE, drawn_frame, write_clip, write_sound
@@ -78,6 +78,21 @@ def llamavid(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two seconds; at one frame a second, frames 0 and 25 are looked at."""
     return write_clip(tmp_path_factory.mktemp("clips") / "clip.mp4", frames=50)
+
+
+@pytest.fixture
+def nothing_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """As in a source checkout before `make tiny`."""
+    monkeypatch.setattr(embedded, "HOME", tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+@pytest.fixture
+def home(nothing_embedded: Path, short_bundle: Path, clip: Path) -> Path:
+    """A package whose embedded bundle is the short one, and whose sample is `clip`."""
+    shutil.copytree(short_bundle, nothing_embedded / "bundle")
+    shutil.copy(clip, nothing_embedded / "sample.mp4")
+    return nothing_embedded
 
 
 @pytest.fixture
@@ -403,16 +418,142 @@ def test_piped_bytes_that_are_not_text_are_refused(llamavid: Command, short_bund
     assert "UTF-8" in llamavid("chat", short_bundle, clip, stdin=b"caf\xe9?\n").error(2)
 
 
+# The embedded tiny model
+
+SAID_ONCE = "The embedded tiny model answers: it knows"
+
+
+def test_without_a_bundle_the_embedded_one_answers_and_says_so(
+    llamavid: Command, home: Path, short_bundle: Path, clip: Path
+) -> None:
+    asked = (clip, "What happens?", "--max-new-tokens", "4", "--json")
+    by_embedded, by_bundle = llamavid("ask", *asked), llamavid("ask", short_bundle, *asked)
+    (line,) = by_embedded.stderr.splitlines()
+    assert line.startswith(SAID_ONCE)
+    assert "Pass a BUNDLE" in line
+    assert by_bundle.stderr == ""
+    assert by_embedded.document()["bundle"]["path"] == str(home / "bundle")
+    assert by_embedded.document()["token_ids"] == by_bundle.document()["token_ids"]
+
+
+def test_chat_says_once_that_the_embedded_one_answers(llamavid: Command, home: Path, clip: Path) -> None:
+    done = llamavid("chat", clip, "--max-new-tokens", "2", "--json", stdin="What?\nWhy?\n")
+    assert {document["bundle"]["path"] for document in documents(done)} == {str(home / "bundle")}
+    assert done.stderr.count(SAID_ONCE) == 1
+
+
+def test_the_embedded_one_encodes_and_the_next_command_works(
+    llamavid: Command, home: Path, clip: Path, tmp_path: Path
+) -> None:
+    done = llamavid("features", clip, "-o", tmp_path / "stored here.safetensors")
+    _, *next_command = shlex.split(done.stdout.split("Next: ")[1])
+    assert len(next_command) == 3  # without BUNDLE, as it was
+    answer = llamavid(*next_command, "--max-new-tokens", "2", "--json").document()
+    assert answer["bundle"]["path"] == str(home / "bundle")
+
+
+def test_the_embedded_one_is_evaluated(llamavid: Command, home: Path, clip: Path, tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "red"}]
+    item = {"id": "1", "video": str(clip), "kind": "color", "conversations": turns}
+    (tmp_path / "data.json").write_text(json.dumps([item]))
+    done = llamavid("eval", tmp_path / "data.json", "--max-new-tokens", "2", "--json")
+    assert done.document()["bundle"]["path"] == str(home / "bundle")
+    assert done.document()["answered"] == 1
+    assert done.stderr.count(SAID_ONCE) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ("ask", "Missing argument 'VIDEO_OR_IMAGE'."),
+        ("ask CLIP", "Missing argument 'QUESTION'."),
+        ("ask BUNDLE", "Missing argument 'VIDEO_OR_IMAGE' after the bundle BUNDLE."),
+        ("ask BUNDLE CLIP", "Missing argument 'QUESTION' after the bundle BUNDLE."),
+        ("ask BUNDLE CLIP What happens here?", "Put a question of several words in quotes."),
+        ("chat BUNDLE", "Missing argument 'VIDEO_OR_IMAGE' after the bundle BUNDLE."),
+        ("chat BUNDLE CLIP Why?", "expected VIDEO_OR_IMAGE, or BUNDLE before"),
+        ("features BUNDLE", "Missing argument 'VIDEO' after the bundle BUNDLE."),
+        ("eval BUNDLE", "Missing argument 'DATA.json' after the bundle BUNDLE."),
+    ],
+)
+def test_the_word_that_is_missing_is_named(
+    llamavid: Command, home: Path, short_bundle: Path, clip: Path, words: str, problem: str
+) -> None:
+    paths = {"BUNDLE": str(short_bundle), "CLIP": str(clip)}
+    line = llamavid(*(paths.get(word, word) for word in words.split())).immediate_error(2)
+    assert problem.replace("bundle BUNDLE", f"bundle {short_bundle}") in line
+
+
+def test_a_question_without_quotes_is_not_taken_for_a_video(
+    llamavid: Command, home: Path, clip: Path
+) -> None:
+    """`ask clip.mp4 What happens?` has three words, so the clip stands where BUNDLE does."""
+    line = llamavid("ask", clip, "What", "happens?").immediate_error(1)
+    assert f"{clip} is not a folder; expected a folder with manifest.json" in line
+
+
+@pytest.mark.parametrize("words", ["ask CLIP Why?", "chat CLIP", "features CLIP", "demo"])
+def test_without_an_embedded_bundle_one_line_says_what_to_do(
+    llamavid: Command, nothing_embedded: Path, clip: Path, words: str
+) -> None:
+    line = llamavid(*(str(clip) if word == "CLIP" else word for word in words.split())).immediate_error(1)
+    assert f"{nothing_embedded / 'bundle'} is missing" in line
+    assert "Pass a BUNDLE, or run `make tiny`" in line
+
+
+# demo
+
+
+def write_questions(home: Path, **answers: str) -> None:
+    items = [{"question": question, "answer": answer} for question, answer in answers.items()]
+    (home / "sample.json").write_text(json.dumps(items))
+
+
+def test_the_demo_prints_questions_and_answers_and_the_next_command_works(
+    llamavid: Command, home: Path, clip: Path
+) -> None:
+    said = llamavid("ask", clip, "What?", "--max-new-tokens", "64", "--json").document()["answer"]
+    write_questions(home, **{"What?": said})
+    done = llamavid("demo")
+    assert done.code == 0
+    question, *answer, last = done.stdout.splitlines()
+    assert question == "What?"
+    assert "\n".join(answer) == f"  {said.strip()}  ok"
+    assert last.startswith("1 of 1 right, ")
+    _, *next_command = shlex.split(last.split("Next: ")[1])
+    assert llamavid(*next_command, "--max-new-tokens", "2").code == 0
+    assert llamavid("demo", "--json").document()["answers"][0]["right"] is True
+
+
+def test_a_wrong_answer_fails_the_demo_after_all_questions(llamavid: Command, home: Path) -> None:
+    write_questions(home, **{"What?": "red", "Why?": "blue"})
+    done = llamavid("demo")
+    assert done.code == 1
+    assert done.stdout.count("  expected ") == 2
+    assert done.stdout.splitlines()[-1].startswith("0 of 2 right")
+    assert "answers 2 of 2 sample questions wrong" in done.stderr.splitlines()[-1]
+    document = json.loads(llamavid("demo", "--json").stdout)
+    assert [answer["expected"] for answer in document["answers"]] == ["red", "blue"]
+
+
 # doctor
 
 
 def test_doctor_tells_about_the_machine_and_a_bundle(llamavid: Command, short_bundle: Path) -> None:
-    machine = llamavid("doctor")
-    assert machine.code == 0
-    assert f"llamavid           {__version__}" in machine.stdout
-    with_bundle = llamavid("doctor", short_bundle)
-    assert len(with_bundle.stdout.splitlines()) > len(machine.stdout.splitlines())
-    assert f"{short_bundle}: sound" in with_bundle.stdout
+    done = llamavid("doctor", short_bundle)
+    assert done.code == 0
+    assert f"llamavid           {__version__}" in done.stdout
+    assert f"{short_bundle}: sound" in done.stdout
+
+
+def test_doctor_without_a_bundle_looks_at_the_embedded_one(llamavid: Command, home: Path) -> None:
+    assert f"{home / 'bundle'}: sound" in llamavid("doctor").stdout
+
+
+def test_doctor_finds_that_no_bundle_is_embedded(llamavid: Command, nothing_embedded: Path) -> None:
+    done = llamavid("doctor")
+    assert done.code == 0  # any other bundle can be passed
+    assert done.stdout.splitlines()[-1].startswith(f"-- embedded bundle    {nothing_embedded}")
 
 
 def test_doctor_findings_are_a_json_document(llamavid: Command, short_bundle: Path) -> None:
@@ -501,7 +642,7 @@ def test_an_export_that_does_not_exist_is_refused(llamavid: Command, tmp_path: P
 # help
 
 
-@pytest.mark.parametrize("command", ["", "ask", "chat", "export", "doctor"])
+@pytest.mark.parametrize("command", ["", "ask", "chat", "demo", "doctor", "eval", "export", "features"])
 def test_every_command_explains_itself(llamavid: Command, command: str) -> None:
     done = llamavid(*command.split(), "--help")
     assert done.code == 0

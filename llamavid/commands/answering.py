@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llamavid.commands.bundle_argument import bundle_then, chosen_bundle
 from llamavid.console import Progress, error_line, printable, remark
 from llamavid.errors import LlamaVidError, PromptError
 
@@ -52,14 +53,13 @@ def answering_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("source", metavar="VIDEO_OR_IMAGE")
-@click.argument("question")
+@bundle_then(source="VIDEO_OR_IMAGE", question="QUESTION")
 @answering_options
-def ask(bundle: Path, source: str, question: str, as_json: bool, **options: Any) -> None:
+def ask(bundle: Path | None, source: str, question: str, as_json: bool, **options: Any) -> None:
     """Answer a QUESTION about a video or picture, or a movie's features with its subtitles.
 
-    The answer streams to stdout; progress and remarks go to stderr.
+    The answer streams to stdout; progress and remarks go to stderr. Without BUNDLE the embedded tiny model
+    answers.
     """
     from llamavid.runtime.stored_features import adopt_stored
 
@@ -78,14 +78,13 @@ def ask(bundle: Path, source: str, question: str, as_json: bool, **options: Any)
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("source", metavar="VIDEO_OR_IMAGE")
+@bundle_then(source="VIDEO_OR_IMAGE")
 @answering_options
-def chat(bundle: Path, source: str, as_json: bool, **options: Any) -> None:
+def chat(bundle: Path | None, source: str, as_json: bool, **options: Any) -> None:
     """Ask several questions about one video; it is encoded once.
 
     One question a line. The conversation so far is part of each question; /clear forgets it. An empty
-    line or Ctrl-D ends.
+    line or Ctrl-D ends. Without BUNDLE the embedded tiny model answers.
     """
     from llamavid.prompt import Turn
 
@@ -107,7 +106,9 @@ def chat(bundle: Path, source: str, as_json: bool, **options: Any) -> None:
             history.append(Turn(question, answer.text))
 
 
-def _opened(bundle: Path, question: str | None, *, threads: int | None, **options: Any) -> VideoSession:
+def _opened(
+    bundle: Path | None, question: str | None, *, threads: int | None, **options: Any
+) -> VideoSession:
     """A session to watch with. A mistake in the words is said before hours of encoding."""
     from llamavid.prompt import checked_question, find_template
     from llamavid.runtime.session import VideoSession
@@ -118,7 +119,7 @@ def _opened(bundle: Path, question: str | None, *, threads: int | None, **option
         find_template(options["template"])
     if question is not None:
         checked_question(question)
-    session = VideoSession.open(bundle, threads=threads)
+    session = VideoSession.open(chosen_bundle(bundle), threads=threads)
     if question is not None:
         session.check_question(question, truncate=options["truncate_question"])
     return session

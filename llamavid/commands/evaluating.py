@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
+from llamavid.commands.bundle_argument import bundle_then, chosen_bundle
 from llamavid.console import Progress, printable, remark
 
 
 @click.command("eval")
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("data", metavar="DATA.json", type=click.Path(path_type=Path))
+@bundle_then(data="DATA.json")
 @click.option(
     "--media",
     "--video-dir",
@@ -32,8 +32,8 @@ from llamavid.console import Progress, printable, remark
 @click.option("--threads", type=click.IntRange(1), help="Of one operation; all physical cores by default.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def evaluate(
-    bundle: Path,
-    data: Path,
+    bundle: Path | None,
+    data: str,
     media: Path | None,
     answers: Path | None,
     output: Path | None,
@@ -50,7 +50,8 @@ def evaluate(
 
     DATA.json is LLaVA JSON, of which each kind gets its accuracy and 95 % confidence interval; or it is
     open-ended (MSVD-QA, MSRVTT-QA, ActivityNet-QA), and OUTPUT is what a judge reads. The same command
-    continues an interrupted run. Exit code 1 when more than 1 % of the items are broken.
+    continues an interrupted run. Exit code 1 when more than 1 % of the items are broken. Without BUNDLE
+    the embedded tiny model answers.
     """
     from dataclasses import asdict
 
@@ -61,10 +62,13 @@ def evaluate(
     from llamavid.runtime.session import VideoSession
 
     settings = Settings(**options)
-    questions = read_data_set(data, media=media, answers=answers, limit=limit)
+    questions = read_data_set(Path(data), media=media, answers=answers, limit=limit)
     if not (questions.scored or output):
         raise UsageError("open-ended answers need a file", next_step="Name it: -o PREDICTIONS.jsonl.")
-    with VideoSession.open(bundle, threads=threads) as session, Progress(quiet=as_json) as progress:
+    with (
+        VideoSession.open(chosen_bundle(bundle), threads=threads) as session,
+        Progress(quiet=as_json) as progress,
+    ):
         outcome = ask_all(
             session,
             questions,
@@ -76,8 +80,8 @@ def evaluate(
     found = scores(outcome.records) if questions.scored else None
     if as_json:
         document = {
-            "bundle": {"path": str(bundle), "digest": session.bundle.digest},
-            "data": {"path": str(data), "digest": questions.digest},
+            "bundle": {"path": str(session.bundle.folder), "digest": session.bundle.digest},
+            "data": {"path": data, "digest": questions.digest},
             "settings": asdict(settings),
             "answered": len(outcome.records),
             "scores": asdict(found) if found else None,

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import click
 
+from llamavid.commands.bundle_argument import bundle_then, chosen_bundle
 from llamavid.console import Progress, remark
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("video")
+@bundle_then(video="VIDEO")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="VIDEO's name with .safetensors by default."
 )
@@ -22,7 +22,7 @@ from llamavid.console import Progress, remark
 @click.option("--keep-class-token", is_flag=True, help="Store it too; the published movie files do not.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def features(
-    bundle: Path,
+    bundle: Path | None,
     video: str,
     output: Path | None,
     subtitles: Path | None,
@@ -35,6 +35,8 @@ def features(
     \b
     llamavid features BUNDLE movie.mp4 --subtitles movie.srt
     llamavid ask BUNDLE movie.safetensors "question"
+
+    Without BUNDLE the embedded tiny model encodes.
     """
     from llamavid.bundle import open_bundle
     from llamavid.runtime.stored_features import store_features
@@ -42,9 +44,10 @@ def features(
 
     said = read_subtitles(subtitles) if subtitles else []
     output = output or Path(video).parent / f"{Path(video).stem}.safetensors"
+    opened = open_bundle(chosen_bundle(bundle))
     with Progress(quiet=as_json) as progress:
         stored, notes = store_features(
-            open_bundle(bundle),
+            opened,
             video,
             output,
             subtitles=said,
@@ -61,10 +64,11 @@ def features(
             "shape": [frames, rows, width],
             "pts_seconds": stored.pts_seconds,
             "subtitles": len(said),
-            "bundle": {"path": str(bundle), "digest": stored.bundle_digest},
+            "bundle": {"path": str(opened.folder), "digest": stored.bundle_digest},
             "notes": notes,
         }
         click.echo(json.dumps(document))
     else:
-        again = f'llamavid ask {shlex.quote(str(bundle))} {shlex.quote(str(output))} "question"'
-        click.echo(f"{output}: {frames} frames, {output.stat().st_size / 1e6:,.1f} MB. Next: {again}")
+        again = shlex.join(["llamavid", "ask", *([str(bundle)] if bundle else []), str(output)])
+        size = f"{output.stat().st_size / 1e6:,.1f} MB"
+        click.echo(f'{output}: {frames} frames, {size}. Next: {again} "question"')
