@@ -5,7 +5,7 @@
 It is what a tiny model is trained on in an hour or two, and held to. `DIR` gets
 
     clips/, stills/     H.264 (128 x 128, 8 a second), PNG
-    captions.json       stage 1: a sentence about each; their `kind` is "caption"
+    captions.json       stage 1: a sentence about each (`kind` is "caption") and each actor ("circle-caption")
     instructions.json   stage 2: all questions about one as the turns of a conversation; `kind` is "turns"
     questions.json      evaluation: the same questions, one an item; `kind` is a value of `Kind`
 
@@ -95,13 +95,13 @@ def write_world(
             entries.append(entry)
             if progress:
                 progress(len(entries), clips + stills)
-        captions = [entry.caption for entry in entries]
+        captions = [item for entry in entries for item in entry.captions]
         asked = [item for entry in entries for item in entry.questions]
         _write_json(partial_folder / "captions.json", captions)
         _write_json(partial_folder / "instructions.json", [entry.turns for entry in entries])
         _write_json(partial_folder / "questions.json", asked)
         media_bytes = sum(path.stat().st_size for path in partial_folder.glob("*/*"))
-    seconds = sum(item["seconds"] for item in captions)
+    seconds = sum(entry.turns["seconds"] for entry in entries)
     return Summary(str(folder), split, seed, clips, stills, seconds, media_bytes, _by_kind(asked))
 
 

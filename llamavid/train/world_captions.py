@@ -5,7 +5,7 @@ A red circle and a blue star are there, then the star turns green, then the circ
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 
@@ -20,9 +20,23 @@ def caption(scene: Scene) -> str:
     )
     named = _joined([a(actor.pairs[0]) for actor in first])
     opening = f"{named} {'are' if len(first) > 1 else 'is'} there" if first else "nothing is there"
-    events = sorted((event for actor in scene.actors for event in _events(actor)), key=itemgetter(0))
-    moments = [_joined([said for _, said in event]) for _, event in groupby(events, key=itemgetter(0))]
-    sentence = ", then ".join([opening, *moments])
+    return _sentence([opening, *_moments(scene.actors)])
+
+
+def caption_of(actor: Actor) -> str:
+    """The same about one actor: A red star is there, then the star moves left."""
+    opening = [f"{a(actor.pairs[0])} is there"] if actor.life.enters_seconds == 0 else []
+    return _sentence([*opening, *_moments([actor])])
+
+
+def _moments(actors: Iterable[Actor]) -> list[str]:
+    """What happens, moment by moment."""
+    events = sorted((event for actor in actors for event in _events(actor)), key=itemgetter(0))
+    return [_joined([said for _, said in event]) for _, event in groupby(events, key=itemgetter(0))]
+
+
+def _sentence(moments: Sequence[str]) -> str:
+    sentence = ", then ".join(moments)
     return sentence[0].upper() + sentence[1:] + "."
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from llamavid.train.world_scene import (
     COLORS,
     SHAPES,
+    SPLITS,
     UNSEEN_PAIRS,
     Actor,
     Background,
@@ -60,13 +61,17 @@ THREE_ACTS = tuple(Acts(3, seconds) for seconds in (3, 3, 4, 4, 4, 5))
 SIX_ACTS = tuple(Acts(6, seconds) for seconds in (3, 3, 4, 4, 5, 6, 8, 10))
 
 
-def scenes(split: Split, seed: int, count: int, *, stills: bool = False) -> Iterator[Scene]:
+def scenes(
+    split: Split, seed: int, count: int, *, stills: bool = False, drawable: bool = True
+) -> Iterator[Scene]:
     """The first `count` scenes of a seed: clips, or still pictures.
 
-    Splits cannot share a scene: the split's name goes into the chance that each is drawn by.
+    Splits cannot share a scene: the split's name goes into the chance that each is drawn by. Not `drawable`,
+    actors may overlap: for who only wants to tell of them, and fifty times as fast.
     """
     for index in range(count):
-        yield _scene(f"{split}-{seed}-{'still' if stills else 'clip'}-{index}", split, still=stills)
+        name = f"{split}-{seed}-{'still' if stills else 'clip'}-{index}"
+        yield _scene(name, split, still=stills, drawable=drawable)
 
 
 def allowed_pairs(split: Split) -> frozenset[Pair]:
@@ -75,7 +80,10 @@ def allowed_pairs(split: Split) -> frozenset[Pair]:
     return pairs - UNSEEN_PAIRS if split == "train" else pairs
 
 
-def _scene(name: str, split: Split, *, still: bool) -> Scene:
+_ALLOWED = {split: allowed_pairs(split) for split in SPLITS}
+
+
+def _scene(name: str, split: Split, *, still: bool, drawable: bool) -> Scene:
     chance = Random(name)
     lengths = STILL if still else chance.choices((ONE_ACT, THREE_ACTS, SIX_ACTS), (2, 7, 1))[0]
     acts = chance.choice(lengths)
@@ -84,7 +92,7 @@ def _scene(name: str, split: Split, *, still: bool) -> Scene:
     actors = None
     while actors is None:
         lives = [_life(stay, acts, chance, company=_company(stay, stays)) for stay in stays]
-        actors = _placed(lives, _pairs(lives, allowed_pairs(split), chance), chance)
+        actors = _placed(lives, _pairs(lives, _ALLOWED[split], chance), chance, apart=drawable)
     return Scene(name, split, acts.count * acts.seconds, _background(chance), actors)
 
 
@@ -134,8 +142,10 @@ def _pairs(lives: Sequence[Life], allowed: frozenset[Pair], chance: Random) -> l
             return pairs
 
 
-def _placed(lives: Sequence[Life], pairs: list[list[Pair]], chance: Random) -> tuple[Actor, ...] | None:
-    """On paths that keep clear of each other; None when there is no room."""
+def _placed(
+    lives: Sequence[Life], pairs: list[list[Pair]], chance: Random, *, apart: bool
+) -> tuple[Actor, ...] | None:
+    """On paths that keep clear of each other if they must; None when there is no room."""
     placed: list[Actor] = []
     for life, called in zip(lives, pairs, strict=True):
         radius, tilt = chance.uniform(*RADII), chance.uniform(-TILT_DEGREES, TILT_DEGREES)
@@ -143,7 +153,7 @@ def _placed(lives: Sequence[Life], pairs: list[list[Pair]], chance: Random) -> t
         for _ in range(PATHS_TRIED):
             start, end = _path(radius, chance, moving=life.moves_seconds is not None)
             actor = Actor(called[0].shape, colors, life, radius, tilt, start, end)
-            if all(_apart(actor, other) for other in placed):
+            if not apart or all(_apart(actor, other) for other in placed):
                 placed.append(actor)
                 break
         else:

@@ -20,9 +20,9 @@ from typing import TypedDict
 import av
 from PIL import Image
 
-from llamavid.train.world_captions import caption
+from llamavid.train.world_captions import caption, caption_of
 from llamavid.train.world_drawing import SIDE_PIXELS, Pixels, picture
-from llamavid.train.world_questions import Question, place, questions
+from llamavid.train.world_questions import DESCRIBE_ALL, DESCRIBE_ONE, Question, place, questions
 from llamavid.train.world_scene import UNSEEN_PAIRS, Scene
 
 CLIP_FPS = 8
@@ -46,9 +46,12 @@ class Item(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Entry:
-    """What a data set holds about a scene. turns: all of its questions in one conversation."""
+    """What a data set holds about a scene.
 
-    caption: Item
+    captions: of the whole, and of each actor. turns: all of its questions in one conversation.
+    """
+
+    captions: list[Item]
     turns: Item
     questions: list[Item]
 
@@ -83,13 +86,25 @@ def write_clip(path: Path, pictures: Iterable[Pixels]) -> None:
 def entry(scene: Scene) -> Entry:
     asked = questions(scene)
     mixed = Random(f"{scene.name} turns").sample(asked, len(asked))
-    unseen_pair = any(pair in UNSEEN_PAIRS for actor in scene.actors for pair in actor.pairs)
-    describe = f"Describe the {place(scene)} in one sentence."
     return Entry(
-        _item(scene, "caption", [(describe, caption(scene))], unseen_pair=unseen_pair),
+        _captions(scene),
         _item(scene, "turns", _said(mixed), unseen_pair=any(question.unseen_pair for question in asked)),
         [_item(scene, q.kind.value, _said([q]), unseen_pair=q.unseen_pair) for q in asked],
     )
+
+
+def _captions(scene: Scene) -> list[Item]:
+    """Each is asked for in words that tell what of the scene to look at."""
+    chance = Random(f"{scene.name} captions")
+    whole = chance.choice(DESCRIBE_ALL).format(place=place(scene)), caption(scene)
+    every = [(scene.actors, "caption", whole)]
+    for actor in scene.actors:
+        told = chance.choice(DESCRIBE_ONE).format(actor.shape), caption_of(actor)
+        every.append(((actor,), f"{actor.shape}-caption", told))
+    return [
+        _item(scene, kind, [told], unseen_pair=any(pair in UNSEEN_PAIRS for one in actors for pair in one.pairs))
+        for actors, kind, told in every
+    ]
 
 
 def _said(asked: Sequence[Question]) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ all the time: its shape, or its color and shape when the color stays.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import groupby, pairwise
@@ -43,6 +43,8 @@ CHANGE: Texts = (
     "Which color does the {} become?",
     "What is the new color of the {}?",
 )
+DESCRIBE_ALL: Texts = ("Describe the {place} in one sentence.",)
+DESCRIBE_ONE: Texts = "Describe the {}.", "What does the {} do?", "Tell me about the {}."
 NUMBERS = ("zero", "one", "two", "three", "four")
 THIRDS = ("at the beginning", "in the middle", "at the end")
 
@@ -88,6 +90,23 @@ def questions(scene: Scene) -> list[Question]:
             text = chance.choice(fact.texts).format(fact.named, place=place(scene))
             asked.append(Question(kind, text, fact.answer, not UNSEEN_PAIRS.isdisjoint(fact.pairs)))
     return asked
+
+
+def any_question(scene: Scene, chance: Random, pairs: Sequence[Pair]) -> str:
+    """A text about one of `pairs`, shown or not, by its shape, its color or both; or about nobody."""
+    shown = [pair for pair in _pairs(scene.actors) if pair in pairs]
+    pair = chance.choice(shown if shown and chance.random() < 0.7 else pairs)
+    about_one = chance.choice((COLOR, DIRECTION, NEXT, WHEN, CHANGE, DESCRIBE_ONE))
+    about_nobody = chance.choice((COUNT, FIRST, LAST, DESCRIBE_ALL))
+    ways = (
+        (about_one, pair.shape),
+        (about_one, str(pair)),
+        (SHAPE, pair.color),
+        (YES_NO, a(pair)),
+        (about_nobody, ""),
+    )
+    texts, named = chance.choice(ways)
+    return chance.choice(texts).format(named, place=place(scene))
 
 
 def place(scene: Scene) -> str:
