@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import time
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +96,8 @@ def _print_row(progress: Progress, row: Any) -> None:
 @click.argument("stage", type=click.Choice(["stage1", "stage2", "stage3"]))
 @click.option("--config", type=click.Path(path_type=Path), help="A JSON object of settings.")
 @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="One setting; replaces the file's.")
-def train(stage: str, config: Path | None, pairs: tuple[str, ...]) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print how it ended as one JSON document.")
+def train(stage: str, config: Path | None, pairs: tuple[str, ...], as_json: bool) -> None:
     """Run one of the three training STAGEs, or continue it.
 
     \b
@@ -102,7 +105,7 @@ def train(stage: str, config: Path | None, pairs: tuple[str, ...]) -> None:
     llamavid train stage2 --set checkpoint=stage1/checkpoint --set data=instructions.json --set output=stage2
 
     An interrupted run continues where it was saved last when it is started again. Any field of a stage can
-    be set: batch_size, learning_rate, epochs, max_tokens.
+    be set: batch_size, learning_rate, epochs, max_tokens. On many GPUs: accelerate launch -m llamavid train.
     """
     _require_extra("train", "torch", "transformers", "accelerate", "matplotlib")
     from functools import partial
@@ -122,16 +125,53 @@ def train(stage: str, config: Path | None, pairs: tuple[str, ...]) -> None:
     )
     cache = run.paths.feature_cache or run.settings.output / "features"
     read = partial(clip_pixels, preprocessing=opened.config.preprocessing, fps=run.paths.fps)
-    with Progress() as progress:
+    is_main = os.environ.get("RANK", "0") == "0"  # as a launcher numbers its processes
+    with Progress(quiet=as_json or not is_main) as progress:
+        watch = _TrainingWatch(stage, progress)
         outcome = run_stage(
             run.stage,
             opened,
             run.paths.data,
             run.settings,
-            features=FrameFeatures(cache, read),
-            on_step=lambda at: progress.update(stage, at.step, at.steps, f"loss {at.loss:.3f}"),
+            features=FrameFeatures(cache, read, on_encoded=watch.encoded),
+            on_step=watch.step,
         )
-    click.echo(f"{outcome}. Next: llamavid export {shlex.quote(str(outcome))} -o BUNDLE")
+    if as_json and is_main:
+        record = json.loads((run.settings.output / "training.json").read_text(encoding="utf-8"))
+        click.echo(json.dumps({"checkpoint": str(outcome), **watch.summary(), **record}))
+    elif is_main:
+        click.echo(f"{outcome}. Next: llamavid export {shlex.quote(str(outcome))} -o BUNDLE")
+
+
+class _TrainingWatch:
+    """Follows a run: steps, loss and what is left of the time; clips, while the encoder sees them first."""
+
+    def __init__(self, stage: str, progress: Progress) -> None:
+        self._stage, self._progress = stage, progress
+        self._start = time.monotonic()
+        self._encoded = 0
+        self._steps_here = 0
+        self._at: Any = None
+
+    def encoded(self) -> None:
+        self._encoded += 1
+        done, total = (self._at.step, self._at.steps) if self._at else (0, None)
+        self._progress.update(self._stage, done, total, f"{self._encoded} clips encoded")
+
+    def step(self, at: Any) -> None:
+        self._at = at
+        self._steps_here += 1
+        seconds = (time.monotonic() - self._start) / self._steps_here * (at.steps - at.step)
+        left = f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
+        self._progress.update(self._stage, at.step, at.steps, f"loss {at.loss:.3f}, {left} left")
+
+    def summary(self) -> dict[str, Any]:
+        """`steps` and `loss` as they were last; null when nothing was left to do."""
+        return {
+            "steps": self._at and self._at.steps,
+            "loss": self._at and self._at.loss,
+            "seconds": round(time.monotonic() - self._start, 1),
+        }
 
 
 def _require_extra(extra: str, *packages: str) -> None:

@@ -35,10 +35,13 @@ class Compressor(nn.Module):
         """Context attention: features [F, R, C], queries [B, M, C] -> context tokens [max(F, B), 1, D].
 
         E = mean over M ( softmax over N ( q k^T / sqrt(C) ) X ), context = value projection of E.
+        Which question looks at which frame: as in `TextDecoderModel`.
         """
         patches = self._patches(features)
-        scores = query @ self.key_projector(patches).transpose(1, 2) / patches.shape[-1] ** 0.5
-        gathered = (scores.softmax(dim=-1) @ patches).mean(dim=1, keepdim=True)
+        asking = query.reshape(len(patches), -1, query.shape[-1]) if len(query) > 1 else query
+        scores = asking @ self.key_projector(patches).transpose(1, 2) / patches.shape[-1] ** 0.5
+        rows = (scores.softmax(dim=-1) @ patches).flatten(0, 1)
+        gathered = rows.unflatten(0, (-1, query.shape[1])).mean(dim=1, keepdim=True)
         return self.value_projector(gathered)
 
     def _patches(self, features: Tensor) -> Tensor:

@@ -17,7 +17,8 @@ from llamavid.config import TextDecoder, TextDecoderConfig
 class TextDecoderModel(nn.Module):
     """features [F, R, C] and question ids [B, L] -> hidden [max(F, B), M or L, H].
 
-    Frame i goes with question i; one question goes with every frame, one frame with every question.
+    Frame i goes with question i, and one question with every frame. Where B = k F, every frame has k
+    questions of its own, one after the other: question j looks at frame j // k.
     The Q-Former reads every row of the features, the class token among them when
     it is there; raw BERT reads the last `patches` rows only.
     """
@@ -38,15 +39,24 @@ class TextDecoderModel(nn.Module):
         else:
             self.token_type_embeddings = nn.Embedding(2, config.width)
 
-    def forward(self, features: Tensor, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`mask` [B, L] is 1 on words and 0 on padding; left out, there is no padding."""
-        pairs = max(len(features), len(ids))
+    def forward(
+        self, features: Tensor, ids: Tensor, mask: Tensor | None = None, asked: Tensor | None = None
+    ) -> Tensor:
+        """Layer 0 reads each question once, before it looks at any frame.
+
+        Args:
+            mask: [B, L], 1 on words and 0 on padding; left out, there is no padding.
+            asked: int64 [P], which of the ids each of P pairs reads; P then stands for B above.
+        """
+        if asked is None and len(ids) == 1 < len(features):
+            asked = torch.zeros(len(features), dtype=torch.int64, device=ids.device)
         mask = torch.ones_like(ids) if mask is None else mask
-        image = self._image_rows(features).expand(pairs, -1, -1)
-        x = self._embed(ids).expand(pairs, -1, -1)
-        bias = self._attention_bias(mask, x.dtype).expand(pairs, -1, -1, -1)
-        for layer in self.layers:
-            x = layer(x, image, bias)
+        image = self._image_rows(features)
+        x = self._embed(ids)
+        bias = self._attention_bias(mask, x.dtype)
+        for index, layer in enumerate(self.layers):
+            x = layer(x, image, bias, asked if index == 0 else None)
+            bias = _of_pairs(bias, asked) if index == 0 else bias
         return x[:, : self.config.queries] if self.config.queries else x
 
     def _image_rows(self, features: Tensor) -> Tensor:
@@ -86,18 +96,26 @@ class Layer(nn.Module):
         if config.kind is TextDecoder.Q_FORMER:
             self.query_feed_forward = FeedForward(config)
 
-    def forward(self, x: Tensor, image: Tensor, bias: Tensor) -> Tensor:
+    def forward(self, x: Tensor, image: Tensor, bias: Tensor, asked: Tensor | None = None) -> Tensor:
+        """`asked` [P]: x are questions, and entry i of the P that come out is of question `asked[i]`."""
         x = self.attention(x, x, bias)
         if not self.queries:  # raw BERT: the words themselves look at the frame
-            return self.feed_forward(self.cross_attention(x, image))
-        queries, words = x[:, : self.queries], x[:, self.queries :]
+            return self.feed_forward(self.cross_attention(_of_pairs(x, asked), image))
+        queries, words = _of_pairs(x[:, : self.queries], asked), self.feed_forward(x[:, self.queries :])
         if hasattr(self, "cross_attention"):
             queries = self.cross_attention(queries, image)
-        return torch.cat([self.query_feed_forward(queries), self.feed_forward(words)], dim=1)
+        return torch.cat([self.query_feed_forward(queries), _of_pairs(words, asked)], dim=1)
+
+
+def _of_pairs(x: Tensor, asked: Tensor | None) -> Tensor:
+    return x if asked is None else x.index_select(0, asked)
 
 
 class Attention(nn.Module):
-    """Post-norm attention of x [B, R, H] to memory [B, K, memory_width]."""
+    """Post-norm attention of x [B, R, H] to memory [F, K, memory_width], B = k F: k entries share a memory.
+
+    What shares a memory is asked of it as k R rows at once, so that its keys and values are computed once.
+    """
 
     def __init__(self, config: TextDecoderConfig, memory_width: int) -> None:
         super().__init__()
@@ -109,12 +127,13 @@ class Attention(nn.Module):
         self.norm = nn.LayerNorm(config.width, config.norm_eps)
 
     def forward(self, x: Tensor, memory: Tensor, bias: Tensor | None = None) -> Tensor:
+        asking = x.reshape(len(memory), -1, x.shape[-1])
         q, k, v = (
             rows.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for rows in (self.query(x), self.key(memory), self.value(memory))
+            for rows in (self.query(asking), self.key(memory), self.value(memory))
         )
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2)
-        return self.norm(x + self.output(mixed))
+        return self.norm(x + self.output(mixed).view_as(x))
 
 
 class FeedForward(nn.Module):

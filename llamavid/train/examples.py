@@ -1,7 +1,8 @@
 """LLaVA JSON to training examples: which frames, which token ids, which of them are learned.
 
 A file is a list of `{"id", "video" or "image" or neither, "conversations": [{"from": "human" | "gpt",
-"value"}, ...]}`. Broken items are named and counted, never replaced by others.
+"value"}, ...]}`. A `video` that ends in `.safetensors` is a movie: features that `llamavid features` stored,
+with subtitles. Broken items are named and counted, never replaced by others.
 
 Note [What is learned]
     Answers and the `</s>` after them; nothing else. A label is the id itself, or IGNORED.
@@ -21,16 +22,19 @@ import numpy as np
 import numpy.typing as npt
 
 from llamavid.errors import UsageError
-from llamavid.prompt import END, SLOT, Part, Turn, find_template
-from llamavid.tokenizer import LanguageTokenizer
+from llamavid.prompt import END, SLOT, Part, Turn, find_template, movie
+from llamavid.tokenizer import SLOT_ID, LanguageTokenizer
+from llamavid.train.movies import MOVIE_SUFFIX, movie_subtitles
 from llamavid.train.stages import Dialogue
 
 IGNORED = -100  # PyTorch's cross-entropy skips it
 _PLACEHOLDER = "<image>"
+_TEMPLATE = "imgsp_v1"
 
 
 class Media(enum.Enum):
     VIDEO = "video"
+    MOVIE = "movie"
     PICTURE = "image"
     TEXT = "text"
 
@@ -43,20 +47,30 @@ class Sample:
     media: Media
     path: Path | None  # None for text
     turns: tuple[Turn, ...]
+    subtitles: tuple[str, ...] = ()  # of a movie: what is said after each frame
 
 
 @dataclass(frozen=True)
 class Example:
     """A sample as the language model sees it.
 
-    ids, labels: int64 [T]; `SLOT_ID` in ids where a set of frame tokens goes.
-    prompts: for each slot, what the text decoder reads.
+    ids, labels: int64 [T]; `SLOT_ID` in ids where frame tokens go: all those of one prompt, or, in a movie,
+        one.
+    prompts: what the text decoder reads beside every frame, once for each.
     """
 
     sample: Sample
     ids: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64]
     prompts: tuple[str, ...]
+
+    @property
+    def learned_tokens(self) -> int:
+        return int((self.labels != IGNORED).sum())
+
+    def length(self, rows: int) -> int:
+        """Tokens of the sequence, when frame tokens of all prompts are `rows` together."""
+        return int((self.ids != SLOT_ID).sum()) + rows
 
 
 @dataclass(frozen=True)
@@ -104,9 +118,12 @@ def _sample(item: Any, index: int, folder: Path) -> Sample:
     if path is not None and not path.is_file():
         raise ValueError(f"{path} is missing")
     turns = _turns(item["conversations"])
+    if media is Media.VIDEO and path is not None and path.suffix == MOVIE_SUFFIX:
+        media = Media.MOVIE
     if path is not None and not any(_PLACEHOLDER in str(said.get("value")) for said in item["conversations"]):
         raise ValueError(f"it has a {media.value} and no {_PLACEHOLDER}")
-    return Sample(_name(item, index), media, path, turns)
+    subtitles = movie_subtitles(path) if media is Media.MOVIE and path is not None else ()
+    return Sample(_name(item, index), media, path, turns, subtitles)
 
 
 def _turns(said: list[Any]) -> tuple[Turn, ...]:
@@ -125,28 +142,34 @@ def example(
     tokenizer: LanguageTokenizer,
     *,
     max_tokens: int,
+    tokens_per_frame: int,
     chance: random.Random,
 ) -> Example:
     """What the language model sees of a sample.
 
     Args:
-        max_tokens: of text; the loop counts frames.
+        max_tokens: of a movie's whole sequence; of the text of any other, whose frames nobody counted yet.
+        tokens_per_frame: 1+n, which a movie's sequence repeats for each frame.
         chance: puts the placeholder before or after the question of a later turn, as the reference does.
 
     Raises:
-        ValueError: an answer alone is longer than `max_tokens`.
+        ValueError: it is longer than `max_tokens`.
     """
-    if dialogue is Dialogue.PLAIN_GUIDED:
-        pieces = _plain(sample)
+    if sample.media is Media.MOVIE:
+        pieces = _movie(sample, tokens_per_frame)
         prompts: tuple[str, ...] = (sample.turns[0].question,)
+    elif dialogue is Dialogue.PLAIN_GUIDED:
+        pieces = _plain(sample)
+        prompts = (sample.turns[0].question,)
     else:
         pieces = _conversation(sample, chance)
         prompts = tuple(turn.question for turn in sample.turns)
     if sample.media is Media.TEXT:
-        pieces, prompts = [piece for piece in pieces if piece[0] is not SLOT], ()
+        pieces, prompts = [piece for piece in pieces if piece[0] is not SLOT], ()  # a caption's
     ids, labels = _labelled(pieces, tokenizer)
     if len(ids) > max_tokens:
-        raise ValueError(f"its text has {len(ids)} tokens, more than {max_tokens}")
+        what = "sequence" if sample.media is Media.MOVIE else "text"
+        raise ValueError(f"its {what} has {len(ids)} tokens, more than {max_tokens}")
     return Example(sample, ids, labels, prompts)
 
 
@@ -159,13 +182,31 @@ def _plain(sample: Sample) -> list[Piece]:
     return [(SLOT, ""), (caption, caption)]
 
 
+def _movie(sample: Sample, tokens_per_frame: int) -> list[Piece]:
+    """The prompt that is asked about a movie, and its answer; later turns see no frame of their own."""
+    form = find_template(_TEMPLATE)
+    first, *later = sample.turns
+    if not first.question:
+        raise ValueError("a question is empty")
+    asked = movie(first.question, sample.subtitles, tokens_per_frame=tokens_per_frame, template=_TEMPLATE)
+    pieces: list[Piece] = [(part, "") for part in asked[:-1]]
+    lead = asked[-1]
+    for turn in (first, *later):
+        if turn is not first:
+            lead = f"{form.user}: {turn.question} {form.assistant}:"
+        pieces += [(f"{lead} {turn.answer}", f" {turn.answer}"), (END, "")]
+    return pieces
+
+
 def _conversation(sample: Sample, chance: random.Random) -> list[Piece]:
-    form = find_template("imgsp_v1")
+    form = find_template(_TEMPLATE)
     pieces: list[Piece] = [(f"{form.system} ", "")]
     for index, turn in enumerate(sample.turns):
         lead = f"{form.user}: "
-        if index == 0 or chance.random() < 0.5:
-            before: list[Part] = [lead, SLOT, f"\n{turn.question}"]
+        if sample.media is Media.TEXT:
+            before: list[Part] = [f"{lead}{turn.question}"]
+        elif index == 0 or chance.random() < 0.5:
+            before = [lead, SLOT, f"\n{turn.question}"]
         else:
             before = [f"{lead}{turn.question}\n", SLOT, ""]
         answer = f" {turn.answer}"

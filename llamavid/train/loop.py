@@ -2,40 +2,48 @@
 
     train(STAGE1, open_checkpoint(...), [Path("captions.json")], Settings(output=Path("out")), features=...)
 
-One path from one CPU process to many GPUs: accelerate starts what it is launched with
-(DDP, DeepSpeed ZeRO-2). A batch is the same samples and the same sum of losses however
-many processes share it. An interrupted run continues exactly: its state is the weights,
-the optimizer's and the number of steps done; the order of samples is a function of the seed.
+One path from one CPU process to many GPUs: accelerate starts what it is launched with, and a batch is the
+same samples and the same sum of losses however many processes share it.
+
+    llamavid train stage2 --config stage2.json
+    accelerate launch --multi_gpu --num_processes 8 -m llamavid train stage2 --config stage2.json
+    accelerate launch --config_file llamavid/train/zero2.yaml --num_processes 8 \\
+        -m llamavid train stage2 --config stage2.json
+    ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m llamavid train stage2 --config stage2.json
+
+The third is DeepSpeed ZeRO-2; Note [DeepSpeed] in `processes.py` says what is tested of it. The last one is
+two CPU processes, of which `accelerate launch --cpu` would start one.
+
+An interrupted run continues exactly: its state is the weights, the optimizer's, the number of steps done and
+the broken samples found; the order of samples is a function of the seed.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import math
-import random
-import shutil
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
-from llamavid.errors import LlamaVidError, UsageError
+from llamavid.errors import LlamaVidError, SourceError, UsageError
 from llamavid.model.checkpoint import Checkpoint
 from llamavid.model.llamavid import LlamaVid, model_from_checkpoint
-from llamavid.train.batches import batches
-from llamavid.train.examples import IGNORED, Broken, Example, Sample, example, read_samples
+from llamavid.train.dataset import BrokenReport, planned_steps, read_dataset
+from llamavid.train.examples import Broken, Example, Sample
 from llamavid.train.forward import Item, Loss
 from llamavid.train.outcome import CURVE, RECORD, plot_curve, write_outcome
-from llamavid.train.stages import Stage
+from llamavid.train.processes import agreed, backward, new_accelerator, precision_of, prepared
+from llamavid.train.stages import Stage, with_context
+from llamavid.train.state import STATE, cut_curve, log_line, restore_state, save_state
 
 Features = Callable[[LlamaVid, Sample], Tensor | None]  # what a sample's media shows, [T, R, C]
 
-_STATE, _BROKEN = "state", "broken.json"
+_BROKEN = "broken.json"
 
 
 @dataclass(frozen=True)
@@ -45,8 +53,10 @@ class Settings:
     Args:
         micro_batch: samples a process computes at once.
         save_every: steps between two saved states.
-        broken_limit: fraction of broken samples above which the run does not start.
+        broken_limit: fraction of broken samples above which the run stops.
         steps: stop early, for trials; None runs the stage's epochs.
+        gradient_checkpointing: compute activations twice, to keep fewer.
+        precision: of matrix products: fp32, bf16, or auto, which is bf16 on a GPU that has it.
     """
 
     output: Path
@@ -56,6 +66,7 @@ class Settings:
     broken_limit: float = 0.01
     steps: int | None = None
     gradient_checkpointing: bool = False
+    precision: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -76,58 +87,90 @@ def train(
     settings: Settings,
     *,
     features: Features,
+    ablate: Callable[[LlamaVid], None] = lambda model: None,
     on_step: Callable[[Progress], None] = lambda progress: None,
 ) -> Path:
     """Runs a stage to its end, or continues it, and writes `settings.output / "checkpoint"`.
 
+    Args:
+        features: raises `SourceError` for a sample whose media cannot be read; Note [Broken samples].
+        ablate: takes something from the model before it learns; `ablation.ablate`.
+        on_step: called after every step, by the main process alone.
+
     Raises:
         UsageError: the data is not usable, or the checkpoint is not the stage's predecessor.
-        LlamaVidError: the loss is not a number; the last saved state stays.
+        LlamaVidError: the loss is not a number, or a file cannot be written; the last saved state stays.
     """
+    # 1) what there is to learn
     _check_predecessor(stage, checkpoint)
-    accelerator = Accelerator()
+    checkpoint = with_context(stage, checkpoint)
+    accelerator = new_accelerator(settings.precision, micro_batch=settings.micro_batch)
     model = model_from_checkpoint(checkpoint).train()
-    examples = _examples(stage, data, settings, model)
+    ablate(model)
+    room = min(stage.max_tokens, checkpoint.config.language.context_length)
+    dataset = read_dataset(stage, data, model, room=room, seed=settings.seed)
+    plan = planned_steps(stage, dataset.examples, seed=settings.seed, steps=settings.steps)
+    settings.output.mkdir(parents=True, exist_ok=True)
+    report = BrokenReport(
+        settings.output / _BROKEN, dataset, limit=settings.broken_limit, writes=accelerator.is_main_process
+    )
+
+    # 2) who learns, and how far they are
     stage.freeze(model)
-    if settings.gradient_checkpointing:
-        model.language.gradient_checkpointing_enable()
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learned, lr=stage.learning_rate, weight_decay=stage.weight_decay)
-    loss, optimizer = accelerator.prepare(Loss(model), optimizer)
-    plan = _plan(stage, examples, settings)
-    done = _restored(accelerator, settings, len(plan))
-    for step in range(done, len(plan)):
+    adamw = torch.optim.AdamW(learned, lr=stage.learning_rate, weight_decay=stage.weight_decay)
+    loss, optimizer = prepared(
+        accelerator, Loss(model, gradient_checkpointing=settings.gradient_checkpointing), adamw
+    )
+    run = {"stage": stage.name, "steps": len(plan), "samples": len(dataset.examples), "seed": settings.seed}
+    note = restore_state(accelerator, settings.output, run)
+    report.restore(note.get("broken", []))
+    if accelerator.is_main_process:
+        cut_curve(settings.output / CURVE, note.get("done", 0))
+
+    # 3) learn
+    for step in range(note.get("done", 0), len(plan)):
         rate = learning_rate(stage, step, len(plan))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        batch = [examples[index] for index in plan[step]]
-        value = _backward(
-            accelerator, loss, batch, settings.micro_batch, lambda one: features(model, one.sample)
-        )
-        if not math.isfinite(value):
-            raise LlamaVidError(
-                f"the loss of step {step + 1} is {value}",
-                next_step=f"The last saved state is in {settings.output / _STATE}; lower the learning rate.",
+        mine = plan[step][accelerator.process_index :: accelerator.num_processes]
+        usable = {index: dataset.examples[index] for index in mine if index not in report.found}
+        items, broken = _loaded(usable, lambda sample: features(model, sample), model, room)
+        tokens, broken = agreed(accelerator, sum(item.example.learned_tokens for item in items), broken)
+        report.add(broken)
+        if tokens:
+            value = backward(
+                accelerator,
+                loss,
+                items,
+                samples=len(plan[step]),
+                tokens=tokens,
+                micro_batch=settings.micro_batch,
             )
-        norm = float(accelerator.clip_grad_norm_(learned, 1.0))
-        optimizer.step()
-        optimizer.zero_grad()
-        progress = Progress(step + 1, len(plan), value, rate, norm)
-        if accelerator.is_main_process:
-            _log(settings.output / CURVE, progress)
-            on_step(progress)
+            norm = _step(accelerator, optimizer, learned, value, step + 1, settings.output)
+            if accelerator.is_main_process:
+                progress = Progress(step + 1, len(plan), value, rate, norm)
+                log_line(settings.output / CURVE, asdict(progress))
+                on_step(progress)
         if (step + 1) % settings.save_every == 0 and step + 1 < len(plan):
-            _save_state(accelerator, settings, step + 1, len(plan))
+            save_state(accelerator, settings.output, {**run, "done": step + 1, "broken": report.to_json()})
+
+    # 4) leave it
     if accelerator.is_main_process:
-        record = {"stage": stage.name, "data": [str(file) for file in data], "seed": settings.seed}
-        write_outcome(
-            settings.output,
-            checkpoint,
-            accelerator.unwrap_model(loss).model,
-            bert_type=stage.bert_type,
-            record={**record, "settings": asdict(stage)},
-        )
-        plot_curve(settings.output)
+        record = {
+            "stage": stage.name,
+            "data": [str(file) for file in data],
+            "seed": settings.seed,
+            "precision": precision_of(accelerator),
+            "processes": accelerator.num_processes,
+            "broken_samples": len(dataset.broken) + len(report.found),
+            "settings": asdict(stage),
+            "run": {**asdict(settings), "output": str(settings.output)},
+        }
+        unwrapped = accelerator.unwrap_model(loss).model
+        write_outcome(settings.output, checkpoint, unwrapped, bert_type=stage.bert_type, record=record)
+        if (settings.output / CURVE).is_file():
+            plot_curve(settings.output)
     accelerator.wait_for_everyone()
     return settings.output / "checkpoint"
 
@@ -140,26 +183,43 @@ def learning_rate(stage: Stage, step: int, steps: int) -> float:
     return stage.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def _backward(
+def _loaded(
+    examples: dict[int, Example], features: Callable[[Sample], Tensor | None], model: LlamaVid, room: int
+) -> tuple[list[Item], dict[int, Broken]]:
+    """Examples with their media, which stays on the disk until it is used; and those that have none."""
+    items: list[Item] = []
+    broken: dict[int, Broken] = {}
+    for index, example in examples.items():
+        try:
+            item = Item(example, features(example.sample))
+        except (SourceError, OSError) as error:  # what cannot be written is neither
+            broken[index] = Broken(example.sample.name, str(error))
+            continue
+        length = example.length(item.rows(model.config.tokens_per_frame))
+        if length > room:
+            broken[index] = Broken(example.sample.name, f"its sequence has {length} tokens, more than {room}")
+        else:
+            items.append(item)
+    return items, broken
+
+
+def _step(
     accelerator: Accelerator,
-    loss: torch.nn.Module,
-    batch: Sequence[Example],
-    micro_batch: int,
-    features: Callable[[Example], Tensor | None],
+    optimizer: torch.optim.Optimizer,
+    learned: Sequence[nn.Parameter],
+    value: float,
+    step: int,
+    output: Path,
 ) -> float:
-    """Gradients of the batch's mean loss over its learned tokens, whoever computes which part of it."""
-    tokens = sum(int((one.labels != IGNORED).sum()) for one in batch)
-    mine = batch[accelerator.process_index :: accelerator.num_processes]
-    weight = accelerator.num_processes / tokens if mine else 0.0  # gradients are averaged over processes
-    parts = [mine[i : i + micro_batch] for i in range(0, len(mine), micro_batch)] or [batch[:1]]
-    total = torch.zeros((), device=accelerator.device)
-    for index, part in enumerate(parts):
-        last = index == len(parts) - 1
-        with nullcontext() if last else accelerator.no_sync(loss):
-            summed = loss([Item(one, features(one)) for one in part])
-            accelerator.backward(summed * weight)
-        total += summed.detach() if mine else 0
-    return float(accelerator.reduce(total, "sum")) / tokens
+    """One step of the optimizer; the norm of the gradients before they were clipped."""
+    if not math.isfinite(value):
+        saved = (output / STATE).is_dir()
+        kept = f"The last saved state is in {output / STATE}; lower" if saved else "Lower"
+        raise LlamaVidError(f"the loss of step {step} is {value}", next_step=f"{kept} the learning rate.")
+    norm = float(accelerator.clip_grad_norm_(learned, 1.0) or 0.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    return norm
 
 
 def _check_predecessor(stage: Stage, checkpoint: Checkpoint) -> None:
@@ -170,96 +230,6 @@ def _check_predecessor(stage: Stage, checkpoint: Checkpoint) -> None:
     made_by = json.loads(record.read_text(encoding="utf-8")).get("stage")
     if made_by != stage.follows:
         raise UsageError(
-            f"{checkpoint.folder} was made by {made_by}",
+            f"{checkpoint.folder} was made by {made_by or 'llamavid.train.start'}",
             expected=f"an outcome of {stage.follows or 'no stage'} to start {stage.name}",
         )
-
-
-def _examples(stage: Stage, data: Sequence[Path], settings: Settings, model: LlamaVid) -> list[Example]:
-    """Every usable sample as an example; the broken ones are listed in a file, and too many stop the run."""
-    found = [read_samples(file) for file in data]
-    broken = [one for _, some in found for one in some]
-    chance = random.Random(settings.seed)
-    examples = []
-    for sample in (one for some, _ in found for one in some):
-        try:
-            made = example(
-                sample, stage.dialogue, model.language_tokenizer, max_tokens=stage.max_tokens, chance=chance
-            )
-            examples.append(made)
-        except ValueError as error:
-            broken.append(Broken(sample.name, str(error)))
-    settings.output.mkdir(parents=True, exist_ok=True)
-    report = settings.output / _BROKEN
-    report.write_text(json.dumps([asdict(one) for one in broken], indent=1), encoding="utf-8")
-    if len(broken) > settings.broken_limit * (len(examples) + len(broken)):
-        raise UsageError(
-            f"{len(broken)} of {len(examples) + len(broken)} samples are broken, such as {broken[0].name!r}: "
-            f"{broken[0].reason}",
-            expected=f"at most {settings.broken_limit:.0%}",
-            next_step=f"All are listed in {report}.",
-        )
-    return examples
-
-
-def _plan(stage: Stage, examples: Sequence[Example], settings: Settings) -> list[list[int]]:
-    """The batches of the whole run."""
-    lengths = [len(one.ids) for one in examples]
-    groups = [one.sample.media.value for one in examples]
-    plan: list[list[int]] = []
-    for epoch in range(math.ceil(stage.epochs)):
-        plan += batches(lengths, groups, batch_size=stage.batch_size, seed=settings.seed, epoch=epoch)
-    whole = round(len(plan) * stage.epochs / math.ceil(stage.epochs))
-    return plan[: min(whole, settings.steps or whole)]
-
-
-def _restored(accelerator: Accelerator, settings: Settings, steps: int) -> int:
-    """Loads the saved state of this run, if there is one; the steps it had done.
-
-    Raises:
-        UsageError: the state is of a run over other data or settings.
-    """
-    note = settings.output / _STATE / "run.json"
-    if not note.is_file():
-        (settings.output / CURVE).unlink(missing_ok=True)
-        return 0
-    saved = json.loads(note.read_text(encoding="utf-8"))
-    if saved["steps"] != steps:
-        raise UsageError(
-            f"{settings.output} holds a run of {saved['steps']} steps",
-            expected=f"{steps}, as these data and settings give",
-            next_step="Continue with the same ones, or choose another output.",
-        )
-    accelerator.load_state(str(note.parent))
-    _cut_curve(settings.output / CURVE, saved["done"])
-    return int(saved["done"])
-
-
-def _save_state(accelerator: Accelerator, settings: Settings, done: int, steps: int) -> None:
-    """Beside, then renamed: a run that is killed while it saves keeps the state before."""
-    state, fresh = settings.output / _STATE, settings.output / f"{_STATE}.partial"
-    if accelerator.is_main_process:
-        shutil.rmtree(fresh, ignore_errors=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(fresh))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        (fresh / "run.json").write_text(json.dumps({"done": done, "steps": steps}), encoding="utf-8")
-        shutil.rmtree(state, ignore_errors=True)
-        fresh.rename(state)
-
-
-def _log(file: Path, progress: Progress) -> None:
-    fresh = not file.exists()
-    with file.open("a", newline="", encoding="utf-8") as lines:
-        writer = csv.DictWriter(lines, asdict(progress), lineterminator="\n")
-        if fresh:
-            writer.writeheader()
-        writer.writerow(asdict(progress))
-
-
-def _cut_curve(file: Path, done: int) -> None:
-    """Drops the lines of steps that come again."""
-    if file.exists():
-        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-        file.write_text("".join(lines[: done + 1]), encoding="utf-8")

@@ -20,11 +20,12 @@ from typing import Any
 
 from torch import Tensor
 
-from llamavid.config import Preprocessing
+from llamavid.config import LanguageConfig, Preprocessing
 from llamavid.model.checkpoint import Checkpoint
 from llamavid.model.llamavid import LlamaVid
 from llamavid.model.save import save_release
 from llamavid.model.tensor_files import TensorFile, read_json
+from llamavid.train.state import writing
 
 RECORD, CURVE, PLOT = "training.json", "loss.csv", "loss.png"
 _VERSIONS = ("llamavid", "torch", "transformers", "accelerate")
@@ -33,34 +34,61 @@ _VERSIONS = ("llamavid", "torch", "transformers", "accelerate")
 def write_outcome(
     output: Path, checkpoint: Checkpoint, model: LlamaVid, *, bert_type: str, record: Mapping[str, Any]
 ) -> None:
-    """Writes everything above but the curve, which grew with the run.
+    """Writes everything above but the curve, which grew with the run; a whole `checkpoint/` or none.
 
     Args:
-        checkpoint: what the run started from.
+        checkpoint: what the run started from, with the context that it ends with.
         record: what `training.json` says besides versions.
+
+    Raises:
+        LlamaVidError: the disk is full or may not be written.
     """
+    with writing(output / "checkpoint"):
+        _write(output, checkpoint, model, bert_type, record)
+
+
+def _write(
+    output: Path, checkpoint: Checkpoint, model: LlamaVid, bert_type: str, record: Mapping[str, Any]
+) -> None:
     tower = checkpoint.tensors["vision.cls_token"].source
     dtype = model.compressor.key_projector.weight.dtype
     settings = read_json(checkpoint.folder / "config.json", "a LLaMA-VID checkpoint folder") | {
         "bert_type": bert_type,
         "torch_dtype": str(dtype).removeprefix("torch."),
         "image_processor": "./image_processor",
+        **_rope(checkpoint.config.language),
     }
     if isinstance(tower, TensorFile):  # it stays where it is: no stage changes it
         settings["mm_vision_tower"] = os.path.relpath(tower.path, output / "checkpoint")
+    partial, final = output / "checkpoint.partial", output / "checkpoint"
+    shutil.rmtree(partial, ignore_errors=True)
     save_release(
-        output / "checkpoint",
+        partial,
         _weights(model, with_tower=not isinstance(tower, TensorFile)),
         settings=settings,
         copied_from=checkpoint.folder,
         projector_depth=checkpoint.config.projector_depth,
         dtype=dtype,
     )
-    _copy_text_tokenizer(checkpoint.question_vocabulary, output / "bert-base-uncased")
-    _write_preprocessing(checkpoint.config.preprocessing, output / "image_processor")
+    copy_text_tokenizer(checkpoint.question_vocabulary, output / "bert-base-uncased")
+    write_preprocessing(checkpoint.config.preprocessing, output / "image_processor")
+    shutil.rmtree(final, ignore_errors=True)
+    partial.rename(final)
     versions = {name: metadata.version(name) for name in _VERSIONS}
     text = json.dumps({**record, "checkpoint": str(checkpoint.folder), "versions": versions}, indent=1)
     (output / RECORD).write_text(text + "\n", encoding="utf-8")
+
+
+def _rope(language: LanguageConfig) -> dict[str, object]:
+    """How `config.json` says an extended context; nothing where there is none."""
+    if language.rope_factor == 1:
+        return {}
+    return {
+        "rope_theta": language.rope_theta,
+        "rope_scaling": {"type": "linear", "factor": language.rope_factor},
+        "rope_parameters": None,  # transformers 5 would read this spelling instead
+        "max_token": language.context_length,
+    }
 
 
 def _weights(model: LlamaVid, *, with_tower: bool) -> Iterator[tuple[str, Tensor]]:
@@ -69,14 +97,14 @@ def _weights(model: LlamaVid, *, with_tower: bool) -> Iterator[tuple[str, Tensor
             yield name, weight
 
 
-def _copy_text_tokenizer(vocabulary: Path, folder: Path) -> None:
+def copy_text_tokenizer(vocabulary: Path, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     shutil.copyfile(vocabulary, folder / "vocab.txt")
     if (vocabulary.parent / "config.json").is_file():  # it tells the number of heads
         shutil.copyfile(vocabulary.parent / "config.json", folder / "config.json")
 
 
-def _write_preprocessing(constants: Preprocessing, folder: Path) -> None:
+def write_preprocessing(constants: Preprocessing, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     fields = {
         "feature_extractor_type": "CLIPFeatureExtractor",

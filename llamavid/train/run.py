@@ -26,7 +26,7 @@ class Paths:
     data: tuple[Path, ...]
     vision_tower: Path | None = None
     text_tokenizer: Path | None = None
-    image_processor: str | None = None
+    image_processor: str | int | None = None
     feature_cache: Path | None = None  # OUTPUT/features when left out
     fps: float = 1.0
 
@@ -42,13 +42,15 @@ def run_from(stage: str, config: Path | None, overrides: Mapping[str, Any]) -> R
     """The run.
 
     Raises:
-        UsageError: a name nobody knows, or something needed that nobody said.
+        UsageError: a name nobody knows, a value of the wrong kind, or something needed that nobody said.
     """
     asked = {**_read(config), **overrides}
     of_stage, of_settings, of_paths = (_fields(kind, asked) for kind in (Stage, Settings, Paths))
     unknown = sorted(set(asked) - {*of_stage, *of_settings, *of_paths})
     if unknown:
         raise UsageError(f"a run has no setting {unknown[0]!r}", expected=", ".join(_names()))
+    for name, value in asked.items():
+        _check_value(name, value)
     missing = [name for name in ("checkpoint", "data", "output") if name not in asked]
     if missing:
         raise UsageError(
@@ -78,6 +80,29 @@ def parsed(pairs: Sequence[str]) -> dict[str, Any]:
         except ValueError:
             values[name] = text
     return values
+
+
+_KINDS: dict[str, type | tuple[type, ...]] = {  # of a field's annotation
+    "int": int,
+    "float": (int, float),
+    "bool": bool,
+    "str": str,
+    "tuple[str, ...]": list,
+    "Path": (str, Path),
+    "tuple[Path, ...]": (str, Path, list),
+}
+_AT_LEAST_ONE = ("batch_size", "micro_batch", "max_tokens", "save_every", "steps")
+
+
+def _check_value(name: str, value: Any) -> None:
+    annotations = {f.name: str(f.type) for kind in (Stage, Settings, Paths) for f in dataclasses.fields(kind)}
+    kind = annotations[name].removesuffix(" | None")
+    wanted = _KINDS.get(kind, object)
+    fits = isinstance(value, wanted) and not (isinstance(value, bool) and kind in ("int", "float"))
+    if not fits and not (value is None and annotations[name].endswith("None")):
+        raise UsageError(f"{name} is {value!r}", expected=kind)
+    if name in _AT_LEAST_ONE and value is not None and value < 1:
+        raise UsageError(f"{name} is {value}", expected="1 or more")
 
 
 _PATH_NAMES = ("checkpoint", "vision_tower", "text_tokenizer", "feature_cache")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 from torch import nn
 
 from llamavid.errors import UsageError
+from llamavid.model.checkpoint import Checkpoint
+from llamavid.model.tensor_files import read_json
 
 _CONTEXT_PATH = (
     "text_decoder.",
@@ -39,7 +42,8 @@ class Stage:
         trains: prefixes, by our names, of the weights that learn.
         freezes: prefixes of those among them that do not.
         bert_type: what `config.json` of the outcome says.
-        max_tokens: longest sequence; positions beyond the language model's 4,096 are reached by linear RoPE.
+        max_tokens: longest sequence, and no longer than the checkpoint's context.
+        extends_context: where `max_tokens` is more than that context, it grows by linear RoPE.
         batch_size: samples a step, over all processes.
         warmup: fraction of the steps.
     """
@@ -55,6 +59,7 @@ class Stage:
     epochs: float = 1.0
     warmup: float = 0.03
     weight_decay: float = 0.0
+    extends_context: bool = False
     follows: str | None = None  # the stage whose outcome it starts from
 
     def learns(self, name: str) -> bool:
@@ -98,6 +103,7 @@ STAGE3 = Stage(
     max_tokens=65536,
     batch_size=8,
     learning_rate=2e-5,
+    extends_context=True,
     follows="stage2",
 )
 STAGES = {stage.name: stage for stage in (STAGE1, STAGE2, STAGE3)}
@@ -109,4 +115,37 @@ def with_overrides(stage: Stage, overrides: Mapping[str, Any]) -> Stage:
     unknown = sorted(set(overrides) - known)
     if unknown:
         raise UsageError(f"{stage.name} has no setting {unknown[0]!r}", expected=", ".join(sorted(known)))
-    return dataclasses.replace(stage, **overrides)
+    values = dict(overrides)
+    for name in {"trains", "freezes"} & set(values):
+        values[name] = tuple(values[name])
+    if "dialogue" in values:
+        values["dialogue"] = _dialogue(values["dialogue"])
+    return dataclasses.replace(stage, **values)
+
+
+def _dialogue(name: str) -> Dialogue:
+    try:
+        return Dialogue(name)
+    except ValueError as error:
+        forms = " or ".join(form.value for form in Dialogue)
+        raise UsageError(f"dialogue {name!r} does not exist", expected=forms) from error
+
+
+def with_context(stage: Stage, checkpoint: Checkpoint) -> Checkpoint:
+    """`checkpoint` with a context of `stage.max_tokens`, where the stage extends a shorter one.
+
+    RoPE's factor is ceil(max_tokens / the context before any extension), as the reference sets it for a
+    checkpoint that was never extended; one that was gets the factor of its original context too.
+    """
+    language = checkpoint.config.language
+    if not stage.extends_context or stage.max_tokens <= language.context_length:
+        return checkpoint
+    factor = max(float(math.ceil(stage.max_tokens / _original_context(checkpoint))), language.rope_factor)
+    longer = dataclasses.replace(language, rope_factor=factor, context_length=stage.max_tokens)
+    return dataclasses.replace(checkpoint, config=dataclasses.replace(checkpoint.config, language=longer))
+
+
+def _original_context(checkpoint: Checkpoint) -> int:
+    """Positions that the language model had before RoPE was scaled; `config.json` keeps saying them."""
+    settings = read_json(checkpoint.folder / "config.json", "a LLaMA-VID checkpoint folder")
+    return int(settings["max_position_embeddings"])

@@ -32,7 +32,7 @@ from llamavid.model.checkpoint import open_checkpoint
 from llamavid.model.names import release_name
 from llamavid.model.random_checkpoint import SMALL_FILES_BYTES, check_room, new_partial_folder, save
 from llamavid.model.random_tokenizers import write_json
-from llamavid.train.outcome import RECORD, _copy_text_tokenizer, _write_preprocessing
+from llamavid.train.outcome import RECORD, copy_text_tokenizer, write_preprocessing
 from llamavid.train.parser import Parser
 from llamavid.train.stages import STAGE1
 from llamavid.train.start_sources import Kind, Sources
@@ -87,8 +87,8 @@ def _write_small_files(partial: Path, folder: Path, start: Start, sources: Sourc
     for name in _LANGUAGE_FILES:
         if (sources.language / name).is_file():
             shutil.copyfile(sources.language / name, checkpoint / name)
-    _copy_text_tokenizer(sources.vocabulary, partial / "bert-base-uncased")
-    _write_preprocessing(start.config.preprocessing, partial / "image_processor")
+    copy_text_tokenizer(sources.vocabulary, partial / "bert-base-uncased")
+    write_preprocessing(start.config.preprocessing, partial / "image_processor")
 
 
 def _write_weights(checkpoint: Path, start: Start, on_progress: OnProgress) -> None:
