@@ -34,7 +34,7 @@ from pathlib import Path
 from llamavid.console import Progress, error_line, remark
 from llamavid.errors import LlamaVidError, UsageError
 from llamavid.train.parser import Parser
-from llamavid.train.world_casting import scenes
+from llamavid.train.world_casting import Form, scenes
 from llamavid.train.world_drawing import frames
 from llamavid.train.world_files import Entry, Item, write_scene
 from llamavid.train.world_questions import Kind, questions
@@ -61,9 +61,14 @@ class Summary:
     seed: int
     clips: int
     stills: int
+    longs: int
     seconds: int
     media_bytes: int
     kinds: dict[str, Answers]
+
+    @property
+    def scenes(self) -> int:
+        return self.clips + self.stills + self.longs
 
 
 def write_world(
@@ -73,6 +78,7 @@ def write_world(
     seed: int = 0,
     clips: int,
     stills: int = 0,
+    longs: int = 0,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Summary:
@@ -85,16 +91,18 @@ def write_world(
         UsageError: the folder is in use, or a number cannot be.
         OSError: the disk is full, or the folder cannot be made.
     """
-    if min(clips, stills) < 0 or clips + stills == 0 or workers < 1:
-        given = f"{clips} clips, {stills} stills, {workers} workers"
+    total = clips + stills + longs
+    if min(clips, stills, longs) < 0 or total == 0 or workers < 1:
+        given = f"{clips} clips, {stills} stills, {longs} long clips, {workers} workers"
         raise UsageError(given, expected="at least one clip or still, and one worker")
-    drawn = chain(scenes(split, seed, clips), scenes(split, seed, stills, stills=True))
+    wanted: dict[Form, int] = {"clip": clips, "still": stills, "long": longs}
+    drawn = chain.from_iterable(scenes(split, seed, count, form=form) for form, count in wanted.items())
     with _new_folder(folder.resolve()) as partial_folder:
         entries = []
         for entry in _written(drawn, partial_folder, workers):
             entries.append(entry)
             if progress:
-                progress(len(entries), clips + stills)
+                progress(len(entries), total)
         captions = [item for entry in entries for item in entry.captions]
         asked = [item for entry in entries for item in entry.questions]
         _write_json(partial_folder / "captions.json", captions)
@@ -102,7 +110,7 @@ def write_world(
         _write_json(partial_folder / "questions.json", asked)
         media_bytes = sum(path.stat().st_size for path in partial_folder.glob("*/*"))
     seconds = sum(entry.turns["seconds"] for entry in entries)
-    return Summary(str(folder), split, seed, clips, stills, seconds, media_bytes, _by_kind(asked))
+    return Summary(str(folder), split, seed, clips, stills, longs, seconds, media_bytes, _by_kind(asked))
 
 
 @contextmanager
@@ -163,6 +171,7 @@ def main(arguments: list[str] | None = None) -> int:
                 seed=options.seed,
                 clips=options.clips,
                 stills=options.stills,
+                longs=options.longs,
                 workers=options.workers,
                 progress=lambda done, total: bar.update("drawing", done, total),
             )
@@ -173,7 +182,7 @@ def main(arguments: list[str] | None = None) -> int:
         error_line(f"{error.filename or options.output}: {error.strerror or error}")
         return 1
     seconds = time.perf_counter() - start
-    remark(f"{seconds:.1f} s, {(summary.clips + summary.stills) / seconds:.1f} clips and stills a second")
+    remark(f"{seconds:.1f} s, {summary.scenes / seconds:.1f} clips and stills a second")
     print(json.dumps(asdict(summary)) if options.json else _table(summary))
     return 0
 
@@ -186,7 +195,7 @@ def _table(summary: Summary) -> str:
         lines.append(f"{kind:10}{asked.questions:10}{asked.unseen_pair:13}  {share}".rstrip())
     lines.append(
         f"{summary.folder}: {summary.clips} clips of {summary.seconds} s in all, "
-        f"{summary.stills} stills, {summary.media_bytes:,} bytes."
+        f"{summary.stills} stills, {summary.longs} long clips, {summary.media_bytes:,} bytes."
     )
     return "\n".join(lines)
 
@@ -197,8 +206,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Draw clips and pictures of colored shapes, with captions and questions as LLaVA JSON.",
     )
     made.add_argument("--split", choices=SPLITS, required=True)
-    made.add_argument("--clips", type=int, required=True, metavar="K")
+    made.add_argument("--clips", type=int, default=0, metavar="K")
     made.add_argument("--stills", type=int, default=0, metavar="K")
+    made.add_argument("--longs", type=int, default=0, metavar="K", help="clips of 2 to 4 minutes")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="new or empty folder")
     made.add_argument("--workers", type=int, default=cpu_count() or 1, metavar="N", help="processes")

@@ -12,23 +12,22 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from llamavid.config import LanguageConfig, ModelConfig, TextDecoder, TextDecoderConfig
+from llamavid.config import LanguageConfig, ModelConfig, TextDecoder, TextDecoderConfig, VisionConfig
 from llamavid.model.dimensions import clip_preprocessing
 from llamavid.model.llamavid import LlamaVid
 from llamavid.model.random_tokenizers import write_bert_tokenizer, write_json, write_llama_tokenizer
 from llamavid.model.save import save_release
-from llamavid.model.vision import VisionEncoder
 from llamavid.prompt import find_template
 from llamavid.tokenizer import LanguageTokenizer, QuestionTokenizer
-from llamavid.train.tiny_encoder import TINY_VISION
 
 VOCABULARY, QUESTION_WORDS = 1024, 256
+TINY_VISION = VisionConfig(image_size=112, patch_size=14, width=176, depth=4, heads=2, mlp_width=768)
 TINY = ModelConfig(
     vision=TINY_VISION,
     text_decoder=TextDecoderConfig(
         kind=TextDecoder.Q_FORMER,
         width=128,
-        layers=4,
+        layers=2,
         heads=4,
         mlp_width=256,
         vocab_size=QUESTION_WORDS + 1,
@@ -56,30 +55,45 @@ TINY = ModelConfig(
 )
 
 
-def write_start(folder: Path, encoder: VisionEncoder, texts: Iterable[str], *, seed: int = 0) -> Path:
-    """Writes the checkpoint and gives its folder.
+def write_tokenizers(folder: Path, texts: Iterable[str]) -> None:
+    """Writes `checkpoint/` with the language model's and `bert-base-uncased/` with the text decoder's.
 
     Args:
-        folder: gets `checkpoint/`, `eva_vit_g.pth`, `bert-base-uncased/` and `image_processor/`.
         texts: whose words the tokenizers shall know whole.
     """
-    checkpoint, bert, processor = (
-        folder / name for name in ("checkpoint", "bert-base-uncased", "image_processor")
-    )
-    for made in (checkpoint, bert, processor):
+    checkpoint, bert = folder / "checkpoint", folder / "bert-base-uncased"
+    for made in (checkpoint, bert):
         made.mkdir(parents=True)
     words = f"{find_template('imgsp_v1').system} USER ASSISTANT " + " ".join(texts)
     write_llama_tokenizer(checkpoint, vocab_size=VOCABULARY, text=words)
     write_bert_tokenizer(bert, vocab_size=QUESTION_WORDS, leading_unused=5, text=words)
     write_json(bert / "config.json", {"num_attention_heads": TINY.text_decoder.heads})
-    write_json(processor / "preprocessor_config.json", _preprocessor())
-    torch.save(encoder.state_dict(), folder / "eva_vit_g.pth")
+
+
+def new_model(folder: Path, *, seed: int = 0) -> LlamaVid:
+    """The model with weights by chance, and the tokenizers of `folder`."""
     torch.manual_seed(seed)
     model = LlamaVid(
-        TINY, LanguageTokenizer(checkpoint / "tokenizer.model"), QuestionTokenizer(bert / "vocab.txt")
+        TINY,
+        LanguageTokenizer(folder / "checkpoint" / "tokenizer.model"),
+        QuestionTokenizer(folder / "bert-base-uncased" / "vocab.txt"),
     )
     model.apply(_initialize)
     nn.init.normal_(model.text_decoder.queries, std=0.5)
+    nn.init.trunc_normal_(model.vision.pos_embed, std=0.02)
+    nn.init.trunc_normal_(model.vision.cls_token, std=0.02)
+    return model
+
+
+def write_start(folder: Path, model: LlamaVid) -> Path:
+    """Writes the model beside its tokenizers, as a release lies; gives the checkpoint's folder.
+
+    `eva_vit_g.pth` and `image_processor/` go to `folder`, all other weights to `checkpoint/`.
+    """
+    checkpoint, processor = folder / "checkpoint", folder / "image_processor"
+    processor.mkdir(exist_ok=True)
+    write_json(processor / "preprocessor_config.json", _preprocessor())
+    torch.save(model.vision.state_dict(), folder / "eva_vit_g.pth")
     weights = ((name, weight) for name, weight in model.named_parameters() if not name.startswith("vision."))
     save_release(
         checkpoint,

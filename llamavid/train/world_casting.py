@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from random import Random
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from llamavid.train.world_scene import (
     COLORS,
@@ -59,19 +59,26 @@ STILL = (Acts(1, 0),)
 ONE_ACT = tuple(Acts(1, seconds) for seconds in (4, 5, 6, 7, 8))
 THREE_ACTS = tuple(Acts(3, seconds) for seconds in (3, 3, 4, 4, 4, 5))
 SIX_ACTS = tuple(Acts(6, seconds) for seconds in (3, 3, 4, 4, 5, 6, 8, 10))
+LONG_ACTS = tuple(Acts(6, seconds) for seconds in (20, 25, 30, 35, 40))
+
+Form = Literal["clip", "still", "long"]
+LENGTHS: dict[Form, tuple[tuple[tuple[Acts, ...], ...], tuple[int, ...]]] = {
+    "clip": ((ONE_ACT, THREE_ACTS, SIX_ACTS), (2, 7, 1)),
+    "still": ((STILL,), (1,)),
+    "long": ((LONG_ACTS,), (1,)),
+}
 
 
 def scenes(
-    split: Split, seed: int, count: int, *, stills: bool = False, drawable: bool = True
+    split: Split, seed: int, count: int, *, form: Form = "clip", drawable: bool = True
 ) -> Iterator[Scene]:
-    """The first `count` scenes of a seed: clips, or still pictures.
+    """The first `count` scenes of a seed: clips of up to a minute, long ones of 2 to 4, or still pictures.
 
     Splits cannot share a scene: the split's name goes into the chance that each is drawn by. Not `drawable`,
     actors may overlap: for who only wants to tell of them, and fifty times as fast.
     """
     for index in range(count):
-        name = f"{split}-{seed}-{'still' if stills else 'clip'}-{index}"
-        yield _scene(name, split, still=stills, drawable=drawable)
+        yield _scene(f"{split}-{seed}-{form}-{index}", split, form, drawable=drawable)
 
 
 def allowed_pairs(split: Split) -> frozenset[Pair]:
@@ -83,10 +90,10 @@ def allowed_pairs(split: Split) -> frozenset[Pair]:
 _ALLOWED = {split: allowed_pairs(split) for split in SPLITS}
 
 
-def _scene(name: str, split: Split, *, still: bool, drawable: bool) -> Scene:
+def _scene(name: str, split: Split, form: Form, *, drawable: bool) -> Scene:
     chance = Random(name)
-    lengths = STILL if still else chance.choices((ONE_ACT, THREE_ACTS, SIX_ACTS), (2, 7, 1))[0]
-    acts = chance.choice(lengths)
+    lengths, weights = LENGTHS[form]
+    acts = chance.choice(chance.choices(lengths, weights)[0])
     # How many, and when: kept until they fit the picture, or what fits with ease would be asked about most.
     stays = [_stay(acts.count, chance) for _ in range(chance.randint(1, MOST_ACTORS))]
     actors = None

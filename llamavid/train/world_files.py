@@ -102,7 +102,9 @@ def _captions(scene: Scene) -> list[Item]:
         told = chance.choice(DESCRIBE_ONE).format(actor.shape), caption_of(actor)
         every.append(((actor,), f"{actor.shape}-caption", told))
     return [
-        _item(scene, kind, [told], unseen_pair=any(pair in UNSEEN_PAIRS for one in actors for pair in one.pairs))
+        _item(
+            scene, kind, [told], unseen_pair=any(pair in UNSEEN_PAIRS for one in actors for pair in one.pairs)
+        )
         for actors, kind, told in every
     ]
 

@@ -28,12 +28,12 @@ SCENES = 250
 
 @pytest.fixture(scope="module")
 def train() -> list[Scene]:
-    return [*scenes("train", 1, SCENES), *scenes("train", 1, 50, stills=True)]
+    return [*scenes("train", 1, SCENES), *scenes("train", 1, 50, form="still")]
 
 
 @pytest.fixture(scope="module")
 def heldout() -> list[Scene]:
-    return [*scenes("heldout", 1, SCENES), *scenes("heldout", 1, 50, stills=True)]
+    return [*scenes("heldout", 1, SCENES), *scenes("heldout", 1, 50, form="still")]
 
 
 @pytest.fixture(scope="module")

@@ -1,67 +1,202 @@
-"""The tiny model's beginnings: its encoder learns what pictures show; its start is a checkpoint like any."""
+"""The tiny model begins: what it is told is true, its parts learn it, its start is a checkpoint like any."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import numpy as np
+import pytest
 import torch
+from torch import nn
 
+from llamavid.errors import UsageError
 from llamavid.model import load_model
 from llamavid.runtime.pixels import pixels_from_rgb
-from llamavid.train.little_world import scenes
-from llamavid.train.tiny_encoder import TINY_VISION, Labels, labels, pretrain
-from llamavid.train.tiny_start import TINY, write_start
+from llamavid.train.pretraining import Course, Pace, pretrain
+from llamavid.train.tiny_language import batches_of_items, language_course
+from llamavid.train.tiny_pretraining import pretrained_start
+from llamavid.train.tiny_sight import lesson, lessons, look, seen_through, sight_course
+from llamavid.train.tiny_start import TINY, new_model, write_tokenizers
+from llamavid.train.world_casting import allowed_pairs, scenes
 from llamavid.train.world_drawing import RGB, picture
 from llamavid.train.world_scene import COLORS, SHAPES
+from llamavid.train.world_state import Asked, asked, content_states, context_states, tracks
+
+PAIRS = sorted(allowed_pairs("train"))
 
 
-def pictures(count: int) -> tuple[torch.Tensor, Labels]:
-    stills = list(scenes("train", 0, count, stills=True))
-    rgb = np.stack([picture(scene, 0.0) for scene in stills])
-    pixels = pixels_from_rgb(rgb, image_size=TINY_VISION.image_size)
-    return torch.from_numpy(pixels), labels([(scene, 0.0) for scene in stills], TINY_VISION.grid)
+@pytest.fixture
+def tokenizers(tmp_path: Path) -> Path:
+    write_tokenizers(tmp_path / "made", ["What color is the star? red"])
+    return tmp_path / "made"
 
 
-def test_labels_name_every_actor_and_the_patches_that_show_it() -> None:
+def test_a_question_names_its_color_and_its_shape() -> None:
+    assert asked("Is there a red circle in the video?") == Asked("red", "circle")
+    assert asked("What shape is green?") == Asked("green", None)
+    assert asked("Does the star move left, right, up or down?") == Asked(None, "star")
+    assert asked("Which shape appears first?") == Asked(None, None)
+
+
+def test_states_tell_what_the_scene_says_second_by_second() -> None:
+    for scene in scenes("train", 3, 40):
+        found = tracks(scene, range(scene.seconds))
+        content = content_states(found, scene.seconds).reshape(scene.seconds, -1, 3)
+        for second in range(scene.seconds):
+            there = {actor.shape: actor for actor in scene.actors if actor.life.presence(second) == 1}
+            shapes = content[second, len(COLORS) :]
+            assert {SHAPES[row] for row in shapes[:, 0].nonzero()[0]} == set(there)
+            for shape, actor in there.items():
+                expected = 2 * np.array(actor.center(second)) - 1
+                np.testing.assert_allclose(shapes[SHAPES.index(shape), 1:], expected, atol=1e-6)
+                color = COLORS.index(actor.colors[round(actor.life.change(second)) * (len(actor.colors) - 1)])
+                meant = context_states(found, scene.seconds, Asked(COLORS[color], shape))[second]
+                assert meant[0] == meant[1 + color] == meant[1 + len(COLORS) + SHAPES.index(shape)] == 1
+                np.testing.assert_allclose(meant[-2:], expected, atol=1e-6)
+            for shape in set(SHAPES) - set(there):
+                assert not context_states(found, scene.seconds, Asked(None, shape))[second].any()
+
+
+def test_a_lesson_names_the_patches_that_show_an_actor() -> None:
+    grid = TINY.vision.grid
     agree: dict[str, list[bool]] = {shape: [] for shape in SHAPES}
-    for scene in scenes("train", 0, 20, stills=True):
-        truth = labels([(scene, 0.0)], TINY_VISION.grid)
-        found = {
-            COLORS[color]: SHAPES[shape] for color, shape in enumerate(truth.color_shapes[0]) if shape >= 0
-        }
-        assert found == {actor.colors[0]: actor.shape for actor in scene.actors}
-        drawn = picture(scene, 0.0).astype(int)
-        step = len(drawn) // TINY_VISION.grid
-        middles = drawn[step // 2 :: step, step // 2 :: step].reshape(-1, 3)
-        for middle, color, shape in zip(middles, truth.patch_colors[0], truth.patch_shapes[0], strict=True):
+    drawn = list(scenes("train", 0, 20, form="still"))
+    truth = lesson([(scene, 0.0) for scene in drawn], grid, Random(0), PAIRS)
+    for scene, colors, shapes in zip(drawn, truth.patch_colors, truth.patch_shapes, strict=True):
+        rgb = picture(scene, 0.0).astype(int)
+        step = len(rgb) // grid
+        middles = rgb[step // 2 :: step, step // 2 :: step].reshape(-1, 3)
+        for middle, color, shape in zip(middles, colors, shapes, strict=True):
             if color:
-                agree[SHAPES[shape - 1]].append(np.abs(middle - RGB[COLORS[color - 1]]).max() < 30)
+                agree[SHAPES[shape - 1]].append(bool(np.abs(middle - RGB[COLORS[color - 1]]).max() < 30))
     assert np.mean(agree["circle"]) == 1
-    assert all(
-        np.mean(some) > 0.5 for some in agree.values()
-    )  # other shapes leave parts of their circle bare
+    assert all(np.mean(some) > 0.5 for some in agree.values())  # others leave parts of their circle bare
 
 
-def test_the_encoder_learns_to_be_read() -> None:
-    pixels, truth = pictures(64)
+def test_a_lesson_lights_the_actor_that_is_asked_about() -> None:
+    drawn = list(scenes("train", 1, 40, form="still"))
+    truth = lesson([(scene, 0.0) for scene in drawn], TINY.vision.grid, Random(0), PAIRS)
+    assert len(truth.questions) == 2 * len(drawn) == len(truth.context) == len(truth.lit)
+    present = truth.context[:, 0] > 0
+    assert 0.2 < present.float().mean() < 0.9
+    assert not truth.lit[~present].any()
+    colors = truth.patch_colors.repeat_interleave(2, dim=0)
+    for text, lit, patches in zip(truth.questions, truth.lit, colors, strict=True):
+        if lit.any():
+            (color,) = set(patches[lit > 0].tolist())
+            assert asked(text).color in (None, COLORS[color - 1])
+
+
+def test_lessons_never_show_a_pair_that_is_kept_for_the_end() -> None:
+    taught = lessons(0, pictures=8, grid=TINY.vision.grid)
+    for _ in range(20):
+        truth = next(taught)
+        shown = {(COLORS[c - 1], SHAPES[s - 1]) for c, s in zip(truth.patch_colors.flatten(),
+                 truth.patch_shapes.flatten(), strict=True) if c}  # fmt: skip
+        assert shown <= {tuple(pair) for pair in PAIRS}
+
+
+def test_drawn_pictures_are_prepared_as_the_runtime_prepares_frames() -> None:
+    torch.manual_seed(0)
+    rgb = np.stack([picture(scene, 0.0) for scene in scenes("train", 0, 8, form="still")])
+    runtime = pixels_from_rgb(rgb, image_size=TINY.preprocessing.image_size)
+    taught = seen_through(torch.from_numpy(rgb), TINY.preprocessing).numpy()
+    assert np.abs(taught - runtime).mean() < 0.12  # of a standard deviation: color blur, noise
+
+
+class _Line(nn.Module):
+    """Learns y = 2x."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = nn.Linear(1, 1)
+
+
+def _line_course(*, killed_at: int | None = None) -> Course[torch.Tensor]:
+    torch.manual_seed(7)
+    line, met = _Line(), [0]
+
+    def lessons_of(seed: int) -> Iterator[torch.Tensor]:
+        while True:
+            met[0] += 1
+            if met[0] == killed_at:
+                raise KeyboardInterrupt
+            yield torch.randn(16, 1)
+
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        return (line.map(x).float() - 2 * x).square().mean()
+
+    return Course(line, lessons_of, loss, dict)
+
+
+def test_a_pretraining_that_was_killed_gives_the_weights_of_one_that_was_not(tmp_path: Path) -> None:
+    pace = Pace(steps=25, learning_rate=0.1, round_steps=10)
     losses: list[float] = []
-    encoder, reader = pretrain(
-        pixels, truth, steps=25, batch_size=16, on_step=lambda step, loss: losses.append(loss)
+    whole = _line_course()
+    pretrain(whole, pace, on_step=lambda step, loss: losses.append(loss))
+    assert losses[-1] < 0.3 * losses[0]
+    state = tmp_path / "state.pt"
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(_line_course(killed_at=16), pace, state=state)
+    continued = _line_course()
+    steps: list[int] = []
+    pretrain(continued, pace, state=state, on_step=lambda step, loss: steps.append(step))
+    assert steps[0] == 11
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(whole.learner.parameters(), continued.learner.parameters(), strict=True)
     )
-    assert np.mean(losses[-5:]) < 0.6 * losses[0]
+
+
+def test_eyes_learn(tokenizers: Path) -> None:
+    model = new_model(tokenizers)
+    language = {name: weight.clone() for name, weight in model.language.named_parameters()}
+    losses: list[float] = []
+    course = sight_course(model, pictures=8)
+    pretrain(course, Pace(30, 1e-3), on_step=lambda step, loss: losses.append(loss))
+    assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:3])
+    assert all(torch.equal(language[name], weight) for name, weight in model.language.named_parameters())
+
+
+def test_what_a_question_gathers_is_what_the_context_token_is_made_of(tokenizers: Path) -> None:
+    """`look` stops one projection short of `context_tokens`; it must not drift from it."""
+    model = new_model(tokenizers).eval()
+    features = torch.randn(2, 1 + TINY.vision.patches, TINY.vision.width)
+    text = "What color is the star?"
     with torch.inference_mode():
-        right, error = reader.accuracy(encoder(pixels), truth)
-    assert 0 <= right <= 1
-    assert error < 0.5  # of a side
+        _, gathered = look(model, features, [text, text])
+        ids = torch.from_numpy(model.question_tokenizer.ids(text))
+        query = model.compressor.text_query(model.text_decoder(features, ids))
+        context = model.compressor.context_tokens(features, query)[:, 0]
+    torch.testing.assert_close(model.compressor.value_projector(gathered), context)
+
+
+def test_the_language_model_learns_from_frames_that_it_imagines(tokenizers: Path) -> None:
+    model = new_model(tokenizers)
+    course = language_course(model, batch_size=8)
+    losses: list[float] = []
+    pretrain(course, Pace(20, 2e-3), on_step=lambda step, loss: losses.append(loss))
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_imagined_batches_hold_answers_captions_and_a_state_for_every_prompt(tokenizers: Path) -> None:
+    model = new_model(tokenizers)
+    items = next(batches_of_items(model, seed=0, batch_size=16))
+    for item in items:
+        assert item.features is not None
+        assert len(item.features) == len(item.example.prompts)
+        assert item.example.learned_tokens > 0
 
 
 def test_the_start_is_a_checkpoint_in_the_release_layout(tmp_path: Path) -> None:
-    encoder, _ = pretrain(*pictures(4), steps=1, batch_size=4)
-    model = load_model(write_start(tmp_path / "start", encoder, ["What color is the star?"]))
+    one = Pace(1, 1e-3)
+    checkpoint = pretrained_start(tmp_path / "start", sight=one, language=one)
+    model = load_model(checkpoint)
     assert model.config == TINY
-    assert torch.equal(model.vision.cls_token, encoder.cls_token)
-    ids = model.question_tokenizer.ids("What color is the star?")
-    assert ids.shape == (1, 8)  # each word is one piece
+    assert model.question_tokenizer.ids("What color is the star?").shape == (1, 8)  # each word is one piece
     features = model.encode_frames(torch.zeros(2, 3, 112, 112))
     assert model.frame_tokens(features, "What color is the star?").shape == (2, 2, TINY.language.hidden)
+    with pytest.raises(UsageError, match="is there already"):
+        pretrained_start(tmp_path / "start", sight=one, language=one)
