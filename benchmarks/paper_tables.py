@@ -69,7 +69,7 @@ ABLATIONS = {
 }
 MOST_SECONDS = 60  # Note [What a row may see]
 _MAX_NEW_TOKENS = 16  # as `llamavid eval`
-_MICRO_BATCH = 16
+_MICRO_BATCH = 4
 _SAVE_EVERY = 50
 _HEADER, _OUTCOME, _STAGE_DONE = "settings.json", "outcome.json", "done.json"
 

@@ -101,6 +101,7 @@ def train(stage: str, config: Path | None, pairs: tuple[str, ...], as_json: bool
     """Run one of the three training STAGEs, or continue it.
 
     \b
+    python -m llamavid.train.start --help      (a START out of published weights)
     llamavid train stage1 --set checkpoint=START --set data=captions.json --set output=stage1
     llamavid train stage2 --set checkpoint=stage1/checkpoint --set data=instructions.json --set output=stage2
 

@@ -102,7 +102,7 @@ class Loss(nn.Module):
         weight = self.model.compressor.key_projector.weight
         stored = [item.features for item in items if item.features is not None]
         frames = [len(features) for features in stored]
-        features = torch.cat(stored).to(weight.device).to(weight.dtype)  # float16 travels
+        features = torch.cat([one.to(weight.device).to(weight.dtype) for one in stored])  # float16 travels
         query = self._text_query(items, frames, features)
         context = self.model.compressor.context_tokens(features, query).unflatten(0, (len(features), -1))
         content = self.model.compressor.content_tokens(features)[:, None].expand(-1, context.shape[1], -1, -1)

@@ -24,6 +24,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
 
 import torch
@@ -186,8 +187,11 @@ def learning_rate(stage: Stage, step: int, steps: int) -> float:
 def _loaded(
     examples: dict[int, Example], features: Callable[[Sample], Tensor | None], model: LlamaVid, room: int
 ) -> tuple[list[Item], dict[int, Broken]]:
-    """Examples with their media, which stays on the disk until it is used; and those that have none."""
-    items: list[Item] = []
+    """Examples with their media, which stays on the disk until it is used; and those that have none.
+
+    The shortest first: a micro batch is padded little.
+    """
+    items: list[tuple[int, Item]] = []
     broken: dict[int, Broken] = {}
     for index, example in examples.items():
         try:
@@ -199,8 +203,8 @@ def _loaded(
         if length > room:
             broken[index] = Broken(example.sample.name, f"its sequence has {length} tokens, more than {room}")
         else:
-            items.append(item)
-    return items, broken
+            items.append((length, item))
+    return [item for _, item in sorted(items, key=itemgetter(0))], broken
 
 
 def _step(
