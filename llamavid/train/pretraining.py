@@ -25,13 +25,13 @@ class Course(Generic[Lesson]):
     learner: all weights that learn, and none that do not.
     lessons: for a seed, lessons without end.
     loss: of a lesson, a mean.
-    examine: how good it is at what it was taught for, by name.
+    examine: how good it is at what it was taught for, by name, on so many held-out scenes.
     """
 
     learner: nn.Module
     lessons: Callable[[int], Iterator[Lesson]]
     loss: Callable[[Lesson], Tensor]
-    examine: Callable[[], dict[str, float]]
+    examine: Callable[[int], dict[str, float]]
 
 
 @dataclass(frozen=True)

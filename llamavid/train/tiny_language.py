@@ -30,7 +30,6 @@ from llamavid.train.world_scene import Scene
 from llamavid.train.world_state import CONTENT, CONTEXT, asked, content_states, context_states, tracks
 
 _CAPTIONS = 0.2  # of the samples; half of them about one actor
-_EXAMINED = 400  # clips
 _HEAP = 16  # batches that are sorted together by length
 _MOST_SECONDS = 60  # of clip that a conversation shows, turn by turn
 _NOISE = 0.1  # what an encoder reads is never quite 0 or 1
@@ -138,7 +137,7 @@ def language_course(model: LlamaVid, *, batch_size: int = 64) -> Course[list[Ite
         return batches_of_items(model, seed=seed, batch_size=batch_size)
 
     learner = nn.ModuleList([model.language, loss.context, loss.content])
-    return Course(learner, read, mean, lambda: accuracy(model, loss, clips=_EXAMINED))
+    return Course(learner, read, mean, lambda clips: accuracy(model, loss, clips=clips))
 
 
 @torch.inference_mode()

@@ -54,8 +54,13 @@ class Learned:
     accuracy: dict[str, float]
 
 
-def pretrained_start(output: Path, *, sight: Pace = SIGHT, language: Pace = LANGUAGE) -> Path:
+def pretrained_start(
+    output: Path, *, sight: Pace = SIGHT, language: Pace = LANGUAGE, examined: int = 400
+) -> Path:
     """Writes the start checkpoint to `output` and gives its folder.
+
+    Args:
+        examined: held-out scenes that each of the two is examined on afterwards.
 
     Raises:
         UsageError: `output` holds something else.
@@ -70,7 +75,7 @@ def pretrained_start(output: Path, *, sight: Pace = SIGHT, language: Pace = LANG
         (work / _STATES).mkdir()
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as both:
         jobs = [
-            both.submit(_learned, name, pace, work)
+            both.submit(_learned, name, pace, work, examined)
             for name, pace in (("sight", sight), ("language", language))
         ]
         records = [job.result() for job in jobs]
@@ -102,7 +107,7 @@ def _state(work: Path, name: str) -> Path:
     return work / _STATES / f"{name}.pt"
 
 
-def _learned(name: str, pace: Pace, work: Path) -> Learned:
+def _learned(name: str, pace: Pace, work: Path, examined: int) -> Learned:
     """Runs, or continues, one of the two, in a process with half of the cores."""
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
     model = new_model(work).to("cuda" if torch.cuda.is_available() else "cpu")
@@ -110,7 +115,7 @@ def _learned(name: str, pace: Pace, work: Path) -> Learned:
     watch = _Watch(name, pace.steps)
     pretrain(course, pace, state=_state(work, name), on_step=watch)
     model.eval()
-    return Learned(name, pace.steps, round(watch.seconds), round(watch.loss, 3), course.examine())
+    return Learned(name, pace.steps, round(watch.seconds), round(watch.loss, 3), course.examine(examined))
 
 
 class _Watch:

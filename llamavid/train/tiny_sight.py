@@ -33,7 +33,6 @@ from llamavid.train.world_state import CONTENT, CONTEXT, Track, asked, content_s
 
 _INSIDE = 0.8  # of an actor's radius: a patch whose center is nearer shows it
 _QUESTIONS = 2  # about one picture
-_EXAMINED = 400  # pictures
 _GRAINS = 4  # patterns of noise that the pictures of a lesson share
 
 
@@ -234,4 +233,4 @@ def sight_course(model: LlamaVid, *, pictures: int = 64) -> Course[Lesson]:
         return lessons(seed, pictures=pictures, grid=model.config.vision.grid)
 
     learner = nn.ModuleList([*parts, reader])
-    return Course(learner, taught, loss, lambda: accuracy(model, reader, pictures=_EXAMINED))
+    return Course(learner, taught, loss, lambda pictures: accuracy(model, reader, pictures=pictures))

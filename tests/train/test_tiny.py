@@ -170,15 +170,15 @@ def test_what_a_question_gathers_is_what_the_context_token_is_made_of(tokenizers
         ids = torch.from_numpy(model.question_tokenizer.ids(text))
         query = model.compressor.text_query(model.text_decoder(features, ids))
         context = model.compressor.context_tokens(features, query)[:, 0]
-    torch.testing.assert_close(model.compressor.value_projector(gathered), context)
+        torch.testing.assert_close(model.compressor.value_projector(gathered), context)
 
 
 def test_the_language_model_learns_from_frames_that_it_imagines(tokenizers: Path) -> None:
     model = new_model(tokenizers)
     course = language_course(model, batch_size=8)
     losses: list[float] = []
-    pretrain(course, Pace(20, 2e-3), on_step=lambda step, loss: losses.append(loss))
-    assert losses[-1] < 0.7 * losses[0]
+    pretrain(course, Pace(40, 2e-3), on_step=lambda step, loss: losses.append(loss))
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:3])
 
 
 def test_imagined_batches_hold_answers_captions_and_a_state_for_every_prompt(tokenizers: Path) -> None:
@@ -192,7 +192,7 @@ def test_imagined_batches_hold_answers_captions_and_a_state_for_every_prompt(tok
 
 def test_the_start_is_a_checkpoint_in_the_release_layout(tmp_path: Path) -> None:
     one = Pace(1, 1e-3)
-    checkpoint = pretrained_start(tmp_path / "start", sight=one, language=one)
+    checkpoint = pretrained_start(tmp_path / "start", sight=one, language=one, examined=4)
     model = load_model(checkpoint)
     assert model.config == TINY
     assert model.question_tokenizer.ids("What color is the star?").shape == (1, 8)  # each word is one piece

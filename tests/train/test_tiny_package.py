@@ -30,7 +30,7 @@ def test_the_sample_is_a_small_clip_with_three_questions(tmp_path: Path) -> None
 
 def test_the_release_is_the_outcome_in_float16_with_its_encoder(tmp_path: Path) -> None:
     one = Pace(1, 1e-3)
-    start = pretrained_start(tmp_path / "stage", sight=one, language=one).parent
+    start = pretrained_start(tmp_path / "stage", sight=one, language=one, examined=4).parent
     release = load_model(write_release(start, tmp_path / "release"))
     (tmp_path / "stage").rename(tmp_path / "elsewhere")  # it needs nothing of it
     again = load_model(tmp_path / "release" / "checkpoint").state_dict()
