@@ -114,6 +114,11 @@ def _extra(name: str) -> Finding:
     )
 
 
+def _size(count: int) -> str:
+    """Of so many bytes: 8.3 MB, 9.20 GB."""
+    return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.2f} GB"
+
+
 def _bundle(bundle: Bundle) -> list[Finding]:
     manifest = bundle.manifest
     language = manifest.model.language
@@ -127,11 +132,11 @@ def _bundle(bundle: Bundle) -> list[Finding]:
     free = available_memory()
     precision = ", ".join(f"{name} {entry.precision}" for name, entry in manifest.graphs.items())
     return [
-        Finding("bundle", True, f"{bundle.folder}: sound, {weights / 1e9:.2f} GB; {precision}"),
+        Finding("bundle", True, f"{bundle.folder}: sound, {_size(weights)}; {precision}"),
         Finding(
             "bundle memory",
             free is None or 2 * weights < free,
-            f"about {weights / 2**30:.1f} to {2 * weights / 2**30:.1f} GiB of weights, "
+            f"about {_size(weights)} to {_size(2 * weights)} of weights, "
             f"{token / 2**10:.0f} KiB a token, {features * itemsize / 2**20:.2f} MiB a frame",
         ),
         Finding(

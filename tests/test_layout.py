@@ -179,7 +179,10 @@ def test_export_says_what_to_install_where_the_workstation_is_missing(tmp_path: 
     assert 'pip install "llamavid[export]"' in line
 
 
-@pytest.mark.parametrize("command", [[], ["ask"], ["chat"], ["export"], ["doctor"]], ids=" ".join)
+COMMANDS = [[], *(name.split() for name in ("ask", "chat", "demo", "doctor", "eval", "export", "features"))]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_help_loads_neither_numpy_nor_onnxruntime(command: list[str]) -> None:
     code = (
         f"from llamavid.cli import main\nmain({[*command, '--help']}, standalone_mode=False)\n"
