@@ -3,7 +3,9 @@
 Takes decoded pictures; knows nothing about where they come from or what the
 model does with them. Two implementations give the same bits: the NumPy one
 here is the truth and always works; the compiled one (`runtime/native`) is
-used where it is installed. LLAMAVID_PIXELS=numpy or native forces one.
+used where it is installed. LLAMAVID_PIXELS=numpy or native forces one. The
+compiled one has several ways itself, equal too, one for each kind of wide
+instructions; LLAMAVID_SIMD=scalar, avx2, avx512 or neon forces one of those.
 
 Note [PIL's resize]
     PIL resizes bytes in fixed point: a horizontal pass, rounded to bytes, then
@@ -43,6 +45,8 @@ KERNEL_REACH = 2.0  # of the bicubic kernel to either side, in samples
 MAX_SIDE = 2**24  # PIL holds a side in a float32, exact up to here
 FLOAT32_MAX, FLOAT32_TINY = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
 
+SIMD = ("scalar", "avx2", "avx512", "neon")
+
 HOW_TO_GET_NATIVE = (
     "Reinstall llamavid where a C++17 compiler is (pip install --force-reinstall --no-deps --no-cache-dir)"
 )
@@ -69,8 +73,9 @@ def pixels_from_rgb(
         float32 [n, 3, S, S]: shorter side resized to S, centre cropped, less mean, over std.
 
     Raises:
-        UsageError: an argument is not of that form, or LLAMAVID_PIXELS names neither implementation.
-        DeviceError: LLAMAVID_PIXELS=native where the compiled module is missing.
+        UsageError: an argument is not of that form, or LLAMAVID_PIXELS or LLAMAVID_SIMD is no such name.
+        DeviceError: LLAMAVID_PIXELS=native where the compiled module is missing, or LLAMAVID_SIMD names
+            instructions that this processor lacks.
     """
     _check_rgb(rgb, PICTURES)
     _check_image_size(image_size)
@@ -79,7 +84,7 @@ def pixels_from_rgb(
     if native is None:
         return _normalized(resize_and_crop(rgb, image_size=image_size), means, stds)
     pixels = np.empty((len(rgb), 3, image_size, image_size), np.float32)
-    native.pixels_from_rgb(np.ascontiguousarray(rgb), means, stds, pixels)
+    native.pixels_from_rgb(np.ascontiguousarray(rgb), means, stds, pixels, _simd(native))
     return pixels
 
 
@@ -140,6 +145,15 @@ def pad_to_square(rgb: NDArray[np.uint8], *, mean: Sequence[float] = CLIP_MEAN) 
 def implementation() -> str:
     """Which code `pixels_from_rgb` runs here: "native" or "numpy". Raises as that function does."""
     return "numpy" if _native_or_none() is None else "native"
+
+
+def simd() -> str:
+    """Which instructions the compiled code uses here, one of `SIMD`; "" on the NumPy path.
+
+    Raises as `pixels_from_rgb` does.
+    """
+    native = _native_or_none()
+    return "" if native is None else _simd(native)
 
 
 def _taps(source: int, resized: int, *, keep: int) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
@@ -209,6 +223,25 @@ def _native_or_none() -> ModuleType | None:
     if native is None:
         _say_once(why_missing)
     return native
+
+
+def _simd(native: ModuleType) -> str:
+    """What LLAMAVID_SIMD names, or the fastest that this processor has."""
+    here: list[str] = native.simd_here()
+    choice = os.environ.get("LLAMAVID_SIMD", "") or here[0]
+    if choice in here:
+        return choice
+    if choice not in SIMD:
+        raise UsageError(
+            f"LLAMAVID_SIMD is {choice!r}",
+            expected=", ".join(SIMD[:-1]) + f" or {SIMD[-1]}",
+            next_step="Unset it to let llamavid choose.",
+        )
+    raise DeviceError(
+        f"LLAMAVID_SIMD is {choice}, which this processor does not run",
+        expected=" or ".join(here),
+        next_step="Unset it to let llamavid choose.",
+    )
 
 
 @functools.cache

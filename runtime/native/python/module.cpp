@@ -3,8 +3,12 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include <new>
+#include <string>
+#include <vector>
 
 #include "llamavid/runtime.h"
 
@@ -26,7 +30,14 @@ void check(llamavid_status status) {
     if (status != LLAMAVID_OK) throw nb::value_error(llamavid_status_text(status));
 }
 
-void pixels_from_rgb(Pictures rgb, PerChannel mean, PerChannel std, Pixels pixels) {
+std::vector<std::string> simd_here() {
+    std::vector<std::string> names;
+    while (const char *name = llamavid_simd_at(names.size())) names.emplace_back(name);
+    return names;
+}
+
+// `simd` by name: LLAMAVID_SIMD is read in runtime/pixels.py, at every call.
+void pixels_from_rgb(Pictures rgb, PerChannel mean, PerChannel std, Pixels pixels, const std::string &simd) {
     const int32_t height = side(rgb.shape(1)), width = side(rgb.shape(2)), size = side(pixels.shape(2));
     if (pixels.shape(0) != rgb.shape(0) || pixels.shape(3) != pixels.shape(2)) {
         throw nb::value_error("pixels is not [n, 3, S, S] with the n of rgb [n, H, W, 3]");
@@ -37,9 +48,9 @@ void pixels_from_rgb(Pictures rgb, PerChannel mean, PerChannel std, Pixels pixel
     {
         nb::gil_scoped_release others_may_run;
         for (size_t i = 0; i < rgb.shape(0) && status == LLAMAVID_OK; ++i) {
-            status = llamavid_pixels_from_rgb(rgb.data() + i * picture_bytes, height, width,
-                                              ptrdiff_t{width} * 3, size, mean.data(), std.data(),
-                                              pixels.data() + i * picture_floats);
+            status = llamavid_pixels_from_rgb_by(simd.c_str(), rgb.data() + i * picture_bytes, height, width,
+                                                 ptrdiff_t{width} * 3, size, mean.data(), std.data(),
+                                                 pixels.data() + i * picture_floats);
         }
     }
     check(status);
@@ -50,8 +61,10 @@ void pixels_from_rgb(Pictures rgb, PerChannel mean, PerChannel std, Pixels pixel
 NB_MODULE(_native, module) {
     module.doc() = "LLaMA-VID's native core; see llamavid/runtime.h.";
     module.def("version", &llamavid_version, "The version of the native core.");
+    module.def("simd_here", &simd_here,
+               "The instructions that this processor can use, fastest first, \"scalar\" last.");
     module.def("pixels_from_rgb", &pixels_from_rgb, nb::arg("rgb").noconvert(), nb::arg("mean").noconvert(),
-               nb::arg("std").noconvert(), nb::arg("pixels").noconvert(),
-               "Prepares pictures for the vision encoder, into `pixels`.\n\n"
+               nb::arg("std").noconvert(), nb::arg("pixels").noconvert(), nb::arg("simd") = simd_here()[0],
+               "Prepares pictures for the vision encoder, into `pixels`, by one of `simd_here`.\n\n"
                "rgb uint8 [n, H, W, 3], mean, std float32 [3], pixels float32 [n, 3, S, S]; C-contiguous.");
 }

@@ -12,6 +12,7 @@ const char *llamavid_status_text(llamavid_status status) {
         case LLAMAVID_BAD_STRIDE: return "rows overlap: the row stride is under 3 * width bytes";
         case LLAMAVID_BAD_STD: return "std is not above 0 in every channel";
         case LLAMAVID_OUT_OF_MEMORY: return "not enough memory for the scratch of one picture";
+        case LLAMAVID_BAD_SIMD: return "this processor runs no instructions of the name that was asked for";
     }
     return "a status this version of llamavid does not know";
 }

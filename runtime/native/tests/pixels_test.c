@@ -92,10 +92,12 @@ static void a_wrong_call_is_named(void) {
     CHECK(llamavid_pixels_from_rgb(rgb, 2, 2, 5, SIZE, MEAN, STD, pixels) == LLAMAVID_BAD_STRIDE);
     CHECK(llamavid_pixels_from_rgb(rgb, 2, 2, 6, SIZE, MEAN, ZERO, pixels) == LLAMAVID_BAD_STD);
     CHECK(llamavid_pixels_from_rgb(rgb, 2, 2, 6, SIZE, MEAN, nan_std, pixels) == LLAMAVID_BAD_STD);
+    CHECK(llamavid_pixels_from_rgb_by("sse9", rgb, 2, 2, 6, SIZE, MEAN, STD, pixels) == LLAMAVID_BAD_SIMD);
+    CHECK(llamavid_pixels_from_rgb_by(NULL, rgb, 2, 2, 6, SIZE, MEAN, STD, pixels) == LLAMAVID_NULL_POINTER);
 }
 
 static void every_status_has_its_own_words(void) {
-    for (int a = LLAMAVID_OK; a <= LLAMAVID_OUT_OF_MEMORY + 1; ++a) {  /* the last is none of them */
+    for (int a = LLAMAVID_OK; a <= LLAMAVID_BAD_SIMD + 1; ++a) {  /* the last is none of them */
         const char *words = llamavid_status_text((llamavid_status)a);
         for (int b = LLAMAVID_OK; b < a; ++b) {
             CHECK(strcmp(words, llamavid_status_text((llamavid_status)b)) != 0);

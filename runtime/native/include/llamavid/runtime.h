@@ -59,7 +59,8 @@ typedef enum llamavid_status {
     LLAMAVID_BAD_SIZE = 2,
     LLAMAVID_BAD_STRIDE = 3,
     LLAMAVID_BAD_STD = 4,
-    LLAMAVID_OUT_OF_MEMORY = 5
+    LLAMAVID_OUT_OF_MEMORY = 5,
+    LLAMAVID_BAD_SIMD = 6
 } llamavid_status;
 
 /* The status as a sentence, in English, static; also for a number this version does not know. */
@@ -89,11 +90,27 @@ LLAMAVID_API const char *llamavid_version(void);
  *   pixels            float [3, S, S], written; must not overlap rgb
  *
  * Uses memory in proportion to height + width + image_size while it runs, never to their product.
- * Returns LLAMAVID_OK, _NULL_POINTER, _BAD_SIZE, _BAD_STRIDE (rows overlap), _BAD_STD or
- * _OUT_OF_MEMORY.
+ * Returns LLAMAVID_OK, _NULL_POINTER, _BAD_SIZE, _BAD_STRIDE (rows overlap), _BAD_STD,
+ * _OUT_OF_MEMORY or _BAD_SIMD (see llamavid_simd).
  */
 LLAMAVID_API llamavid_status llamavid_pixels_from_rgb(
     const uint8_t *rgb, int32_t height, int32_t width, ptrdiff_t row_stride_bytes,
+    int32_t image_size, const float mean[3], const float std[3], float *pixels);
+
+/*
+ * Which instructions llamavid_pixels_from_rgb uses: "avx512" (with BW, VL, VBMI and VNNI), "avx2",
+ * "neon" or "scalar"; static. The fastest that the processor has, unless the environment variable
+ * LLAMAVID_SIMD names another; it is read once, at the first call. NULL where it names one that
+ * this processor does not have: then llamavid_pixels_from_rgb refuses with LLAMAVID_BAD_SIMD.
+ */
+LLAMAVID_API const char *llamavid_simd(void);
+
+/* Those that run on this processor, fastest first, "scalar" last; static; NULL past the last. */
+LLAMAVID_API const char *llamavid_simd_at(size_t index);
+
+/* llamavid_pixels_from_rgb by the instructions of that name, whatever LLAMAVID_SIMD says. */
+LLAMAVID_API llamavid_status llamavid_pixels_from_rgb_by(
+    const char *simd, const uint8_t *rgb, int32_t height, int32_t width, ptrdiff_t row_stride_bytes,
     int32_t image_size, const float mean[3], const float std[3], float *pixels);
 
 #ifdef __cplusplus
