@@ -53,7 +53,7 @@ side, on one core each: the former on drawn pictures, to read colors, shapes and
 their mean, and off what a question gathers; the latter on questions and captions with the truth about each
 frame in the places of the frame tokens. Then the three stages, by `llamavid train`.
 
-| | steps | minutes | last loss |
+| | steps | minutes | loss of the last step |
 |---|---|---|---|"""
 
 
@@ -93,14 +93,14 @@ def _making(work: Path) -> Iterator[str]:
 
 
 def _step_row(name: str, record: Mapping[str, Any]) -> str:
-    return f"| {name} | {record['steps']} | {record['seconds'] / 60:.0f} | {record['loss']:.3f} |"
+    return f"| {name} | {record['steps']} | {record['seconds'] / 60:.0f} | {record['loss']:.4f} |"
 
 
 def _sizes(package: Path) -> Iterator[str]:
     yield "## Sizes\n"
     for name in ("bundle", "release"):
         size = sum(file.stat().st_size for file in (package / name).rglob("*") if file.is_file())
-        yield f"`{name}/` {size / 1e6:.1f} MB. "
+        yield f"- `{name}/`: {size / 1e6:.1f} MB"
 
 
 def _processor() -> str:

@@ -64,8 +64,8 @@ def work(tmp_path: Path) -> Path:
 def test_the_card_holds_the_figures_of_the_records(work: Path, tmp_path: Path) -> None:
     text = tiny_card.card(work, tmp_path)
     assert "| color | 20 | 95.0% | 81.0% to 99.0% |" in text
-    assert "| sight, pretraining | 10 | 2 | 0.500 |" in text
-    assert "| stage2 | 7 | 1 | 0.250 |" in text
+    assert "| sight, pretraining | 10 | 2 | 0.5000 |" in text
+    assert "| stage2 | 7 | 1 | 0.2500 |" in text
     assert "color 0.987" in text
     assert "torch 2.13.0" in text
 

@@ -10,7 +10,7 @@ once() { # FOLDER COMMAND...: the command writes the folder, and renames it when
     test -e "$1" || { shift; "$@"; }
 }
 
-stage() { # NAME START DATA
+stage() { # NAME START DATA: a file, or a JSON list of files
     test -e "$work/$1.json" && return
     llamavid train "$1" --config "$settings/$1_tiny.json" --json --set "checkpoint=$2/checkpoint" --set "data=$3" \
         --set "output=$work/$1" --set "feature_cache=$work/features" > "$work/$1.partial"
@@ -30,13 +30,15 @@ score() { # NAME DATA...
 mkdir -p "$work"
 once "$work/start" python -m llamavid.train.tiny_pretraining -o "$work/start"
 world world train 1 --clips 6000 --stills 1500
-world long train 2 --clips 1000 --longs 120
+world long train 2 --clips 3000 --longs 120
+world told train 3 --clips 800
 world heldout heldout 1 --clips 300
 world heldout-long heldout 1 --longs 25
 
 stage stage1 "$work/start" "$work/world/captions.json"
 stage stage2 "$work/stage1" "$work/world/instructions.json"
-stage stage3 "$work/stage2" "$work/long/instructions.json"
+# With captions, so that it can still tell what it sees when it is asked to describe.
+stage stage3 "$work/stage2" "[\"$work/long/instructions.json\", \"$work/told/captions.json\"]"
 
 python -m llamavid.train.tiny_package "$work/stage3" -o "$package"
 llamavid export "$package/release/checkpoint" -o "$package/bundle" --precision fp16 --llm-precision fp16 --replace
