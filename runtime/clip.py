@@ -25,7 +25,7 @@ def clip_pixels(
     Raises:
         SourceError: the file cannot be read.
     """
-    with open_source(path, fps=fps) as source:
+    with open_source(path, fps=fps, isolated=False) as source:  # thousands of short files of one's own
         return np.concatenate(
             [frame_pixels([frame], source.kind, preprocessing) for frame in source.frames()]
         )

@@ -30,7 +30,7 @@ def picture_source(file: BinaryIO, name: str) -> Source | None:
             rgb = _picture_rgb(image, notes)
     except UnidentifiedImageError:
         return None
-    except SourceError:
+    except (SourceError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
         raise too_large(name, str(error)) from error

@@ -8,7 +8,7 @@ Note [Which frames]
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack
 from fractions import Fraction
 from functools import lru_cache
@@ -25,6 +25,7 @@ from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from llamavid.errors import SourceError
 from llamavid.runtime.frames import MAX_PIXELS, TURNED, Frame, Source, SourceKind, check_size, unreadable
 
 # FFmpeg's demuxers. The audio ones let the error say that there is no video.
@@ -35,6 +36,7 @@ CONTAINERS = (
 STILL_BRANDS = ("heic", "heix", "heim", "heis", "mif1", "avif")
 
 FFMPEG_ERRORS = (av.FFmpegError, OSError)  # OSError: PyAV has no class for every errno
+STARVED = (MemoryError, BlockingIOError)  # two of them: no memory, no thread. Not to be taken for damage.
 
 MAX_FRAMES = 24 * 3600 * 60  # a day at 60 frames a second
 MAX_BARREN_PACKETS = 2000  # in a row without a frame; a sound stream cut before a key frame may have 300
@@ -46,8 +48,15 @@ UNEVEN = (
 )
 
 
-def video_source(file: BinaryIO, name: str, *, fps: float, opened: ExitStack) -> Source:
-    """`opened` receives what the source has to close."""
+def video_source(
+    file: BinaryIO,
+    name: str,
+    *,
+    fps: float,
+    opened: ExitStack,
+    on_decoded: Callable[[], None] = lambda: None,
+) -> Source:
+    """`opened` receives what has to be closed. `on_decoded` is called for each frame, kept or not."""
     file.seek(0)
     container = opened.enter_context(_open_container(file, name))
     if container.metadata.get("major_brand") in STILL_BRANDS:
@@ -58,7 +67,7 @@ def video_source(file: BinaryIO, name: str, *, fps: float, opened: ExitStack) ->
     # A tiny fps makes the quotient infinite; any step past the last frame keeps frame 0 alone.
     step = max(1, round(min(average_fps / fps, float(MAX_FRAMES))))
     notes: list[str] = []
-    pictures = _decoded(container, stream, name, stated, notes)
+    pictures = _decoded(container, stream, name, stated, notes, on_decoded)
     kept = _kept_frames(pictures, stream, name, average_fps, step, notes)
     opened.callback(kept.close)  # before the container: a generator must not read a closed one
     first = next(kept, None)
@@ -66,6 +75,11 @@ def video_source(file: BinaryIO, name: str, *, fps: float, opened: ExitStack) ->
         raise unreadable(name, "holds no frame that can be decoded")
     expected = -(-stated // step) if stated else None
     return Source(name, SourceKind.VIDEO, average_fps, step, expected, notes, chain([first], kept))
+
+
+def out_of_memory(name: str) -> SourceError:
+    problem = "asks for more memory than decoding may take: it is very large, or damaged"
+    return unreadable(name, problem, next_step="Scale it down first, or convert it to MP4.")
 
 
 def _open_container(file: BinaryIO, name: str) -> InputContainer:
@@ -78,6 +92,8 @@ def _open_container(file: BinaryIO, name: str) -> InputContainer:
             metadata_errors="replace",  # titles come in any encoding
             buffer_size=2**18,
         )
+    except STARVED as error:
+        raise out_of_memory(name) from error
     except FFMPEG_ERRORS as error:
         raise unreadable(name, "is of no known kind, or damaged", next_step=CONVERT) from error
 
@@ -110,13 +126,20 @@ def _stated_frames(container: InputContainer, stream: VideoStream, average_fps: 
 
 
 def _decoded(
-    container: InputContainer, stream: VideoStream, name: str, stated: int | None, notes: list[str]
+    container: InputContainer,
+    stream: VideoStream,
+    name: str,
+    stated: int | None,
+    notes: list[str],
+    on_decoded: Callable[[], None],
 ) -> Iterator[VideoFrame]:
     """Every frame in display order. Damage is passed over and noted, unless it does not end."""
     decoded = damaged = barren = 0
-    for packet in _packets(container, stream, notes):
+    for packet in _packets(container, stream, name, notes):
         try:
             pictures = stream.decode(packet)
+        except STARVED as error:
+            raise out_of_memory(name) from error
         except FFMPEG_ERRORS:
             pictures, damaged = [], damaged + 1
         barren = 0 if pictures else barren + 1
@@ -125,7 +148,9 @@ def _decoded(
             raise unreadable(name, f"{problem} after {decoded} frames", next_step="Cut it there.")
         decoded += len(pictures)
         damaged += sum(picture.is_corrupt for picture in pictures)
-        yield from pictures
+        for picture in pictures:
+            on_decoded()
+            yield picture
     if damaged:
         notes.append(f"It is damaged: {damaged} frames were skipped or could be decoded only in part.")
     # A duration is rarely exact, and tells nothing of the number of frames where they are uneven.
@@ -133,10 +158,14 @@ def _decoded(
         notes.append(f"It is incomplete: its header speaks of {stated} frames, {decoded} could be decoded.")
 
 
-def _packets(container: InputContainer, stream: VideoStream, notes: list[str]) -> Iterator[Packet | None]:
+def _packets(
+    container: InputContainer, stream: VideoStream, name: str, notes: list[str]
+) -> Iterator[Packet | None]:
     """The stream's packets; the last one, empty or None, makes the decoder give what it still holds."""
     try:
         yield from container.demux(stream)
+    except STARVED as error:
+        raise out_of_memory(name) from error
     except FFMPEG_ERRORS as error:
         notes.append(f"It cannot be read to its end ({error.strerror}).")
         yield None
@@ -168,6 +197,8 @@ def _kept_frames(
             check_size(name, picture.width, picture.height)
             try:
                 rgb = upright_rgb(picture)
+            except STARVED as error:
+                raise out_of_memory(name) from error
             except FFMPEG_ERRORS as error:
                 raise unreadable(name, f"has a frame {index} without an RGB form ({error})") from error
             yield Frame(index, seconds, rgb)

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from PIL import Image
 from llamavid.errors import SourceError, UsageError
 from llamavid.runtime import videos
 from llamavid.runtime.frames import TURNED, Frame, SourceKind
-from llamavid.runtime.sources import open_source
+from llamavid.runtime.sources import open_source as open_isolated_source
 from tests.clips import (
     HALF_TURN,
     MIRRORED,
@@ -34,6 +35,9 @@ from tests.clips import (
     write_clip,
     write_sound,
 )
+
+# The decoders themselves, in this process; that another process gives the same is in test_decoding.py.
+open_source = partial(open_isolated_source, isolated=False)
 
 EVERY_FRAME = 1e6  # an fps above any clip's: step 1
 WITH_B_FRAMES = {"qp": "4", "x264-params": "b-adapt=0:bframes=2:scenecut=0"}
@@ -197,7 +201,7 @@ READ_AND_PRINT_PEAK_MEMORY = """
 import gc, resource, sys
 from llamavid.runtime.sources import open_source
 gc.disable()  # what only the collector can free counts as held
-with open_source(sys.argv[1], fps=1e6) as source:
+with open_source(sys.argv[1], fps=1e6, isolated=False) as source:
     for frame in source.frames():
         if frame.index in (30, 399):
             print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
