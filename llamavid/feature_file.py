@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import os
 import struct
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ class StoredFeatures:
         for at in range(0, len(self.features), _BLOCK):
             if not np.isfinite(self.features[at : at + _BLOCK]).all():
                 raise ValueError(f"a feature that is not finite, in frames {at} to {at + _BLOCK - 1}")
+            _release(self.features)
 
 
 def write_features(path: Path, stored: StoredFeatures) -> None:
@@ -67,8 +69,10 @@ def write_features(path: Path, stored: StoredFeatures) -> None:
     try:
         with beside.open("wb") as file:
             file.write(_header(stored))
-            for frame in stored.features:
+            for at, frame in enumerate(stored.features):
                 file.write(np.ascontiguousarray(frame, _FLOAT16).data)
+                if at % _BLOCK == 0:
+                    _release(stored.features)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
@@ -123,6 +127,13 @@ def check_fits(stored: StoredFeatures, vision: VisionConfig, path: Path | str) -
             expected=f"{expected[0]} x {expected[1]}, which the bundle's encoder makes",
             next_step="Make it again with this bundle.",
         )
+
+
+def _release(features: npt.NDArray[np.float16]) -> None:
+    """Of mapped features: what was read stays in the page cache, and no longer counts as this process's."""
+    mapped = getattr(features, "_mmap", None)
+    if mapped is not None and getattr(features, "mode", "") == "r" and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _header(stored: StoredFeatures) -> bytes:

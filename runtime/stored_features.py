@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
 from llamavid.bundle import Bundle
-from llamavid.errors import BundleError
 from llamavid.feature_file import (
     StoredFeatures,
     check_fits,
@@ -27,9 +25,11 @@ from llamavid.feature_file import (
 )
 from llamavid.runtime.clip import frame_pixels
 from llamavid.runtime.executors import OnnxExecutor
+from llamavid.runtime.feature_cache import FeatureCache, feature_key
+from llamavid.runtime.feature_memory import half
 from llamavid.runtime.frames import Source
 from llamavid.runtime.memory import require_memory
-from llamavid.runtime.session import FrameTime, VideoSession
+from llamavid.runtime.session import FrameTime, VideoSession, Watched
 from llamavid.runtime.sources import open_source
 from llamavid.subtitles import Subtitle, subtitle_of_each_frame
 
@@ -94,6 +94,48 @@ def adopt_stored(session: VideoSession, path: Path | str) -> list[str] | None:
     return list(stored.subtitles)
 
 
+def watch_cached(
+    session: VideoSession,
+    video: Path | str,
+    cache: FeatureCache,
+    *,
+    fps: float = 1.0,
+    on_frame: OnFrame = lambda done, expected: None,
+) -> Watched:
+    """As `session.watch`, but a video that the cache holds is not encoded again.
+
+    Questions see float16 features, found or made: the answer is the same the second time.
+
+    Raises: as `session.watch`, and
+        BundleError: the encoder gives values that float16 does not hold.
+    """
+    with open_source(video, fps=fps) as source:  # what cannot be watched is told before it is hashed
+        notes = list(source.notes)
+    key = feature_key(session.bundle, video, fps=fps)
+    stored = cache.get(key)
+    if stored is None:
+        watched = session.watch(video, fps=fps, on_frame=on_frame)
+        stored, notes = _stored(watched, session.bundle), list(watched.notes)
+        if feature_key(session.bundle, video, fps=fps) == key:  # not of a file that is still being written
+            stored = cache.put(key, stored)
+    else:
+        notes.append("It was watched before: its features come from the cache.")
+    times = [FrameTime(*time) for time in zip(stored.frame_indices, stored.pts_seconds, strict=True)]
+    return session.adopt(stored.features, times, notes=[*notes, *cache.notes])
+
+
+def _stored(watched: Watched, bundle: Bundle) -> StoredFeatures:
+    indices = tuple(frame.index for frame in watched.frames)
+    return StoredFeatures(
+        half(watched.features, indices),
+        has_class_token=True,
+        bundle_digest=bundle.digest,
+        frame_indices=indices,
+        pts_seconds=tuple(frame.pts_seconds for frame in watched.frames),
+        subtitles=("",) * len(indices),
+    )
+
+
 def _spool(
     bundle: Bundle, source: Source, first_row: int, spool: BinaryIO, on_frame: OnFrame
 ) -> list[FrameTime]:
@@ -105,22 +147,11 @@ def _spool(
     for frame in source.frames():
         pixels = frame_pixels([frame], source.kind, bundle.manifest.model.preprocessing)
         features = vision.run({"pixels": pixels.astype(dtype, copy=False)})["features"]
-        spool.write(_half(features[0, first_row:], frame.index).tobytes())
+        spool.write(half(features[:, first_row:], [frame.index]).tobytes())
         times.append(FrameTime(frame.index, frame.pts_seconds))
         on_frame(len(times), source.expected_frames)
     spool.flush()
     return times
-
-
-def _half(features: npt.NDArray[np.floating], index: int) -> npt.NDArray[np.float16]:
-    with np.errstate(over="ignore"):
-        half = features.astype(np.float16)
-    if not np.isfinite(half).all():
-        raise BundleError(
-            f"the features of frame {index} do not fit float16",
-            next_step="Check the bundle with `llamavid doctor`.",
-        )
-    return half
 
 
 def _notes(stored: StoredFeatures, bundle: Bundle) -> list[str]:

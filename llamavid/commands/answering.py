@@ -45,6 +45,15 @@ def answering_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--threads", type=click.IntRange(1), help="Of one operation; all physical cores by default."
         ),
+        click.option(
+            "--cache", is_flag=True, help="Keep the video's features; asked again, it is not encoded."
+        ),
+        click.option(
+            "--cache-folder", type=click.Path(path_type=Path), help="Where; --cache in a folder of your own."
+        ),
+        click.option(
+            "--cache-gb", type=click.FloatRange(min=0), default=10.0, show_default=True, help="Its quota."
+        ),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON document an answer."),
     ]
     for option in reversed(options):
@@ -66,7 +75,7 @@ def ask(bundle: Path | None, source: str, question: str, as_json: bool, **option
     with _opened(bundle, question, **options) as session:
         subtitles = adopt_stored(session, source)
         if subtitles is None:
-            _watch(session, source, options["fps"], as_json)
+            _watch(session, source, options, as_json)
         _remark_notes(session)
         answer = _asked(session, question, as_json, options, history=(), subtitles=subtitles)
     if not as_json:
@@ -90,7 +99,7 @@ def chat(bundle: Path | None, source: str, as_json: bool, **options: Any) -> Non
 
     history: list[Turn] = []
     with _opened(bundle, None, **options) as session:
-        _watch(session, source, options["fps"], as_json)
+        _watch(session, source, options, as_json)
         _remark_notes(session)
         while question := _next_question():
             if question == "/clear":
@@ -125,11 +134,21 @@ def _opened(
     return session
 
 
-def _watch(session: VideoSession, source: str, fps: float, as_json: bool) -> None:
+def _watch(session: VideoSession, source: str, options: dict[str, Any], as_json: bool) -> None:
+    from llamavid.runtime.feature_cache import FeatureCache, default_folder
+    from llamavid.runtime.stored_features import watch_cached
+
     with Progress(quiet=as_json) as progress:
-        session.watch(
-            source, fps=fps, on_frame=lambda done, total: progress.update("watching frames", done, total)
-        )
+
+        def on_frame(done: int, total: int | None) -> None:
+            progress.update("watching frames", done, total)
+
+        if options["cache"] or options["cache_folder"]:
+            folder = options["cache_folder"] or default_folder()
+            cache = FeatureCache(folder, quota_bytes=int(options["cache_gb"] * 1e9))
+            watch_cached(session, source, cache, fps=options["fps"], on_frame=on_frame)
+        else:
+            session.watch(source, fps=options["fps"], on_frame=on_frame)
 
 
 def _remark_notes(session: VideoSession) -> None:
