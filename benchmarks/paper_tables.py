@@ -36,8 +36,8 @@ import torch
 
 from benchmarks.paper_page import Row, publish
 from benchmarks.report import RESULTS
-from llamavid.console import Progress, error_line, remark
-from llamavid.errors import LlamaVidError, UsageError
+from llamavid.console import Progress, remark
+from llamavid.errors import UsageError
 from llamavid.model.checkpoint import open_checkpoint
 from llamavid.model.llamavid import LlamaVid, load_model
 from llamavid.runtime.clip import clip_pixels
@@ -56,7 +56,7 @@ from llamavid.train.examples import Media, Sample
 from llamavid.train.features import FrameFeatures
 from llamavid.train.loop import Progress as Step
 from llamavid.train.loop import Settings, train
-from llamavid.train.parser import Parser
+from llamavid.train.parser import Parser, run_command
 from llamavid.train.stages import STAGE1, STAGE2, Stage, with_overrides
 
 ABLATIONS = {
@@ -293,34 +293,28 @@ def _write(file: Path, document: dict[str, Any]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    try:
-        options = _parser().parse_args(arguments)
-        course = Course(options.steps1, options.steps2, seed=options.seed, questions=options.questions)
-        header = _header(options.start, options.world, options.heldout, course)
-        _check_header(options.output, header)
-        data = read_data(options.world, options.heldout, options.output, course)
-        if data.left_out:
-            remark(f"{data.left_out} items about clips over {MOST_SECONDS} s are left out for every row")
-        rows: list[Row] = []
-        with Progress() as bar:
-            encode(options.start, data, course, options.output, bar)
-            for name in options.rows:
-                rows.append(run_row(name, options.start, data, course, options.output, bar))
-                bar.close()
-                right = sum(record["right"] for record in rows[-1].records)
-                remark(f"{name}: {right} of {len(rows[-1].records)} right")
-        page = publish(rows, header | {"left_out": data.left_out}, options.results)
-    except LlamaVidError as error:
-        error_line(str(error))
-        return error.exit_code
-    except OSError as error:
-        error_line(f"{error.filename or options.output}: {error.strerror or error}")
-        return 1
-    print(page)
-    return 0
+    return run_command(_parser(), _run, arguments)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _run(options: argparse.Namespace) -> None:
+    course = Course(options.steps1, options.steps2, seed=options.seed, questions=options.questions)
+    header = _header(options.start, options.world, options.heldout, course)
+    _check_header(options.output, header)
+    data = read_data(options.world, options.heldout, options.output, course)
+    if data.left_out:
+        remark(f"{data.left_out} items about clips over {MOST_SECONDS} s are left out for every row")
+    rows: list[Row] = []
+    with Progress() as bar:
+        encode(options.start, data, course, options.output, bar)
+        for name in options.rows:
+            rows.append(run_row(name, options.start, data, course, options.output, bar))
+            bar.close()
+            right = sum(record["right"] for record in rows[-1].records)
+            remark(f"{name}: {right} of {len(rows[-1].records)} right")
+    print(publish(rows, header | {"left_out": data.left_out}, options.results))
+
+
+def _parser() -> Parser:
     made = Parser(
         prog="python -m benchmarks.paper_tables", description="The paper's Tables 6, 7 and 8, tiny."
     )

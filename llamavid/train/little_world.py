@@ -31,9 +31,9 @@ from multiprocessing import get_context
 from os import cpu_count
 from pathlib import Path
 
-from llamavid.console import Progress, error_line, remark
-from llamavid.errors import LlamaVidError, UsageError
-from llamavid.train.parser import Parser
+from llamavid.console import Progress, remark
+from llamavid.errors import UsageError
+from llamavid.train.parser import Parser, run_command
 from llamavid.train.world_casting import Form, scenes
 from llamavid.train.world_drawing import frames
 from llamavid.train.world_files import Entry, Item, write_scene
@@ -161,30 +161,25 @@ def _by_kind(items: list[Item]) -> dict[str, Answers]:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
+    return run_command(_parser(), _run, arguments)
+
+
+def _run(options: argparse.Namespace) -> None:
     start = time.perf_counter()
-    try:
-        options = _parser().parse_args(arguments)
-        with Progress() as bar:
-            summary = write_world(
-                options.output,
-                options.split,
-                seed=options.seed,
-                clips=options.clips,
-                stills=options.stills,
-                longs=options.longs,
-                workers=options.workers,
-                progress=lambda done, total: bar.update("drawing", done, total),
-            )
-    except LlamaVidError as error:
-        error_line(str(error))
-        return error.exit_code
-    except OSError as error:
-        error_line(f"{error.filename or options.output}: {error.strerror or error}")
-        return 1
+    with Progress() as bar:
+        summary = write_world(
+            options.output,
+            options.split,
+            seed=options.seed,
+            clips=options.clips,
+            stills=options.stills,
+            longs=options.longs,
+            workers=options.workers,
+            progress=lambda done, total: bar.update("drawing", done, total),
+        )
     seconds = time.perf_counter() - start
     remark(f"{seconds:.1f} s, {summary.scenes / seconds:.1f} clips and stills a second")
     print(json.dumps(asdict(summary)) if options.json else _table(summary))
-    return 0
 
 
 def _table(summary: Summary) -> str:
@@ -200,7 +195,7 @@ def _table(summary: Summary) -> str:
     return "\n".join(lines)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     made = Parser(
         prog="python -m llamavid.train.little_world",
         description="Draw clips and pictures of colored shapes, with captions and questions as LLaVA JSON.",

@@ -158,22 +158,29 @@ def train(
 
     # 4) leave it
     if accelerator.is_main_process:
-        record = {
-            "stage": stage.name,
-            "data": [str(file) for file in data],
-            "seed": settings.seed,
-            "precision": precision_of(accelerator),
-            "processes": accelerator.num_processes,
-            "broken_samples": len(dataset.broken) + len(report.found),
-            "settings": asdict(stage),
-            "run": {**asdict(settings), "output": str(settings.output)},
-        }
+        found = len(dataset.broken) + len(report.found)
+        record = _record(stage, data, settings, accelerator) | {"broken_samples": found}
         unwrapped = accelerator.unwrap_model(loss).model
         write_outcome(settings.output, checkpoint, unwrapped, bert_type=stage.bert_type, record=record)
         if (settings.output / CURVE).is_file():
             plot_curve(settings.output)
     accelerator.wait_for_everyone()
     return settings.output / "checkpoint"
+
+
+def _record(
+    stage: Stage, data: Sequence[Path], settings: Settings, accelerator: Accelerator
+) -> dict[str, object]:
+    """What `training.json` says of how the run went."""
+    return {
+        "stage": stage.name,
+        "data": [str(file) for file in data],
+        "seed": settings.seed,
+        "precision": precision_of(accelerator),
+        "processes": accelerator.num_processes,
+        "settings": asdict(stage),
+        "run": {**asdict(settings), "output": str(settings.output)},
+    }
 
 
 def learning_rate(stage: Stage, step: int, steps: int) -> float:

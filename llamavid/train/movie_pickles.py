@@ -22,10 +22,9 @@ from typing import Any, ClassVar, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from llamavid.console import error_line
-from llamavid.errors import LlamaVidError, SourceError
+from llamavid.errors import SourceError
 from llamavid.feature_file import StoredFeatures, write_features
-from llamavid.train.parser import Parser
+from llamavid.train.parser import Parser, run_command
 
 MAX_BYTES = 1 << 34  # six hours at a frame a second
 
@@ -200,22 +199,17 @@ class _Reader(pickle._Unpickler):
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    try:
-        options = _parser().parse_args(arguments)
-        movie = movie_from_pickle(options.pickle)
-        write_features(options.output, movie)
-    except LlamaVidError as error:
-        error_line(str(error))
-        return error.exit_code
-    except OSError as error:
-        error_line(f"{error.filename or options.output}: {error.strerror or error}")
-        return 1
+    return run_command(_parser(), _run, arguments)
+
+
+def _run(options: argparse.Namespace) -> None:
+    movie = movie_from_pickle(options.pickle)
+    write_features(options.output, movie)
     made, frames = options.output, len(movie.features)
     print(f'{made}: {frames} frames. Next: llamavid ask BUNDLE {made} "question"')
-    return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     made = Parser(
         prog="python -m llamavid.train.movie_pickles",
         description="Turn a published movie file into a feature file, without running the pickle that it is.",

@@ -15,27 +15,27 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-Lesson = TypeVar("Lesson")
+Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True)
-class Course(Generic[Lesson]):
+class Task(Generic[Batch]):
     """What is learned, and from what.
 
     learner: all weights that learn, and none that do not.
-    lessons: for a seed, lessons without end.
-    loss: of a lesson, a mean.
+    batches: for a seed, batches without end.
+    loss: of a batch, a mean: a scalar.
     examine: how good it is at what it was taught for, by name, on so many held-out scenes.
     """
 
     learner: nn.Module
-    lessons: Callable[[int], Iterator[Lesson]]
-    loss: Callable[[Lesson], Tensor]
+    batches: Callable[[int], Iterator[Batch]]
+    loss: Callable[[Batch], Tensor]
     examine: Callable[[int], dict[str, float]]
 
 
 @dataclass(frozen=True)
-class Pace:
+class Schedule:
     """How long, and how fast. AdamW; the rate climbs for a twentieth of the steps, then falls as a cosine."""
 
     steps: int
@@ -46,34 +46,34 @@ class Pace:
 
 
 def pretrain(
-    course: Course[Lesson],
-    pace: Pace,
+    task: Task[Batch],
+    plan: Schedule,
     *,
     state: Path | None = None,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> None:
-    """Teaches `course.learner` in bfloat16 arithmetic on float32 weights.
+    """Teaches `task.learner` in bfloat16 arithmetic on float32 weights.
 
     Args:
         state: a file to continue from, if it is there, and to save every round to.
         on_step: gets the number of steps done and the loss.
     """
-    weights = list(course.learner.parameters())
+    weights = list(task.learner.parameters())
     optimizer = torch.optim.AdamW(
-        weights, lr=pace.learning_rate, weight_decay=pace.weight_decay, betas=(0.9, 0.98)
+        weights, lr=plan.learning_rate, weight_decay=plan.weight_decay, betas=(0.9, 0.98)
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, pace.learning_rate, total_steps=pace.steps, pct_start=0.05
+        optimizer, plan.learning_rate, total_steps=plan.steps, pct_start=0.05
     )
-    parts: dict[str, _Keeps] = {"learner": course.learner, "optimizer": optimizer, "schedule": schedule}
+    parts: dict[str, _Keeps] = {"learner": task.learner, "optimizer": optimizer, "schedule": schedule}
     device = weights[0].device.type
-    for done in range(_restore(state, parts), pace.steps, pace.round_steps):
-        seed = pace.seed * 10_000 + done
+    for done in range(_restore(state, parts), plan.steps, plan.round_steps):
+        seed = plan.seed * 10_000 + done
         torch.manual_seed(seed)
-        count = min(pace.round_steps, pace.steps - done)
-        for step, lesson in enumerate(islice(course.lessons(seed), count), start=done + 1):
+        count = min(plan.round_steps, plan.steps - done)
+        for step, batch in enumerate(islice(task.batches(seed), count), start=done + 1):
             with torch.autocast(device, torch.bfloat16):
-                loss = course.loss(lesson)
+                loss = task.loss(batch)
             loss.backward()
             nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()

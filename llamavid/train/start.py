@@ -26,14 +26,14 @@ from typing import Any
 
 from torch import Tensor
 
-from llamavid.console import Progress, error_line, remark
-from llamavid.errors import LlamaVidError, UsageError
+from llamavid.console import Progress, remark
+from llamavid.errors import UsageError
 from llamavid.model.checkpoint import open_checkpoint
 from llamavid.model.names import release_name
 from llamavid.model.random_checkpoint import SMALL_FILES_BYTES, check_room, new_partial_folder, save
 from llamavid.model.random_tokenizers import write_json
 from llamavid.train.outcome import RECORD, copy_text_tokenizer, write_preprocessing
-from llamavid.train.parser import Parser
+from llamavid.train.parser import Parser, run_command
 from llamavid.train.stages import STAGE1
 from llamavid.train.start_sources import Kind, Sources
 from llamavid.train.starting_weights import Start, starting_weights, value
@@ -141,22 +141,17 @@ def _record(start: Start, sources: Sources, kind: Kind, seed: int) -> dict[str, 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    try:
-        options = _parser().parse_args(arguments)
-        sources, kind = _asked(options)
-        with Progress(quiet=options.json) as progress:
-            start = write_start(options.output, sources, kind, seed=options.seed, on_progress=progress.update)
-    except LlamaVidError as error:
-        error_line(str(error))
-        return error.exit_code
-    except OSError as error:
-        error_line(f"{error.filename or options.output}: {error.strerror or error}")
-        return 1
+    return run_command(_parser(), _run, arguments)
+
+
+def _run(options: argparse.Namespace) -> None:
+    sources, kind = _asked(options)
+    with Progress(quiet=options.json) as progress:
+        start = write_start(options.output, sources, kind, seed=options.seed, on_progress=progress.update)
     for name in start.unexpected:
         remark(f"unexpected tensor {name} is left out")
     checkpoint = options.output / "checkpoint"
     print(_document(checkpoint, start) if options.json else _summary(checkpoint, start, sources))
-    return 0
 
 
 def _document(checkpoint: Path, start: Start) -> str:
@@ -200,7 +195,7 @@ def _asked(options: argparse.Namespace) -> tuple[Sources, Kind]:
     return sources, kind
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     made = Parser(
         prog="python -m llamavid.train.start",
         description="Make a checkpoint to start training from, out of published weights.",

@@ -16,10 +16,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from llamavid.console import error_line
-from llamavid.errors import LlamaVidError
 from llamavid.model.tensor_files import read_json
-from llamavid.train.parser import Parser
+from llamavid.train.parser import Parser, run_command
 
 _STAGES = ("stage1", "stage2", "stage3")
 _EVALUATIONS = {
@@ -116,21 +114,16 @@ def _read(file: Path) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    try:
-        options = _parser().parse_args(arguments)
-        file = options.output / "MODEL_CARD.md"
-        file.write_text(card(options.work, options.output), encoding="utf-8")
-    except LlamaVidError as error:
-        error_line(str(error))
-        return error.exit_code
-    except OSError as error:
-        error_line(f"{error.filename}: {error.strerror or error}")
-        return 1
+    return run_command(_parser(), _run, arguments)
+
+
+def _run(options: argparse.Namespace) -> None:
+    file = options.output / "MODEL_CARD.md"
+    file.write_text(card(options.work, options.output), encoding="utf-8")
     print(f"{file}. Next: llamavid demo")
-    return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     made = Parser(
         prog="python -m llamavid.train.tiny_card",
         description="Write the tiny model's card out of the records of its making.",

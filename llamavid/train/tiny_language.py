@@ -21,7 +21,7 @@ from llamavid.model.llamavid import LlamaVid
 from llamavid.prompt import Turn
 from llamavid.train.examples import IGNORED, Media, Sample, example
 from llamavid.train.forward import Item, Loss
-from llamavid.train.pretraining import Course
+from llamavid.train.pretraining import Task
 from llamavid.train.stages import Dialogue
 from llamavid.train.world_captions import caption, caption_of
 from llamavid.train.world_casting import scenes
@@ -125,7 +125,7 @@ def _length(item: Item) -> int:
     return len(item.example.ids) + 2 * item.features.shape[0] * item.features.shape[1]
 
 
-def language_course(model: LlamaVid, *, batch_size: int = 64) -> Course[list[Item]]:
+def language_task(model: LlamaVid, *, batch_size: int = 64) -> Task[list[Item]]:
     """Teaches `model.language`, and the two maps."""
     loss = ImaginedLoss(model).to(model.compressor.key_projector.weight.device).train()
 
@@ -137,7 +137,7 @@ def language_course(model: LlamaVid, *, batch_size: int = 64) -> Course[list[Ite
         return batches_of_items(model, seed=seed, batch_size=batch_size)
 
     learner = nn.ModuleList([model.language, loss.context, loss.content])
-    return Course(learner, read, mean, lambda clips: accuracy(model, loss, clips=clips))
+    return Task(learner, read, mean, lambda clips: accuracy(model, loss, clips=clips))
 
 
 @torch.inference_mode()

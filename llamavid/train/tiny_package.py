@@ -17,12 +17,10 @@ from pathlib import Path
 
 import torch
 
-from llamavid.console import error_line
-from llamavid.errors import LlamaVidError
 from llamavid.model.llamavid import load_model
 from llamavid.model.save import save_release
 from llamavid.model.tensor_files import read_json
-from llamavid.train.parser import Parser
+from llamavid.train.parser import Parser, run_command
 from llamavid.train.world_casting import scenes
 from llamavid.train.world_drawing import picture
 from llamavid.train.world_files import CLIP_FPS, write_clip
@@ -73,22 +71,17 @@ def write_release(stage: Path, folder: Path) -> Path:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    try:
-        options = _parser().parse_args(arguments)
-        options.output.mkdir(parents=True, exist_ok=True)
-        write_sample(options.output)
-        checkpoint = write_release(options.stage, options.output / "release")
-    except LlamaVidError as error:
-        error_line(str(error))
-        return error.exit_code
-    except OSError as error:
-        error_line(f"{error.filename or options.output}: {error.strerror or error}")
-        return 1
+    return run_command(_parser(), _run, arguments)
+
+
+def _run(options: argparse.Namespace) -> None:
+    options.output.mkdir(parents=True, exist_ok=True)
+    write_sample(options.output)
+    checkpoint = write_release(options.stage, options.output / "release")
     print(f"{checkpoint}. Next: llamavid export {checkpoint} -o {options.output / 'bundle'} --precision fp16")
-    return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     made = Parser(
         prog="python -m llamavid.train.tiny_package",
         description="Write the tiny model's checkpoint and a sample clip into the package.",

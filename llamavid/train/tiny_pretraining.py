@@ -24,20 +24,20 @@ from typing import Any
 
 import torch
 
-from llamavid.console import error_line, remark
-from llamavid.errors import LlamaVidError, UsageError
+from llamavid.console import remark
+from llamavid.errors import UsageError
 from llamavid.model.llamavid import LlamaVid
-from llamavid.train.parser import Parser
-from llamavid.train.pretraining import Course, Pace, pretrain
-from llamavid.train.tiny_language import language_course
-from llamavid.train.tiny_sight import sight_course
+from llamavid.train.parser import Parser, run_command
+from llamavid.train.pretraining import Schedule, Task, pretrain
+from llamavid.train.tiny_language import language_task
+from llamavid.train.tiny_sight import sight_task
 from llamavid.train.tiny_start import new_model, write_start, write_tokenizers
 from llamavid.train.world_captions import caption
 from llamavid.train.world_casting import scenes
 from llamavid.train.world_questions import DESCRIBE_ALL, DESCRIBE_ONE, questions
 
-SIGHT = Pace(steps=5000, learning_rate=1e-3)
-LANGUAGE = Pace(steps=3000, learning_rate=1.5e-3)
+SIGHT = Schedule(steps=5000, learning_rate=1e-3)
+LANGUAGE = Schedule(steps=3000, learning_rate=1.5e-3)
 _READ_ALOUD = 500  # scenes whose words the tokenizers know
 _STATES = "pretraining"
 _REMARK_STEPS = 250
@@ -45,7 +45,7 @@ _REMARK_STEPS = 250
 
 @dataclass(frozen=True)
 class Learned:
-    """What one pretraining came to. accuracy: as its course examines it."""
+    """What one pretraining came to. accuracy: as its task examines it."""
 
     name: str
     steps: int
@@ -55,7 +55,7 @@ class Learned:
 
 
 def pretrained_start(
-    output: Path, *, sight: Pace = SIGHT, language: Pace = LANGUAGE, examined: int = 400
+    output: Path, *, sight: Schedule = SIGHT, language: Schedule = LANGUAGE, examined: int = 400
 ) -> Path:
     """Writes the start checkpoint to `output` and gives its folder.
 
@@ -75,18 +75,18 @@ def pretrained_start(
         (work / _STATES).mkdir()
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as both:
         jobs = [
-            both.submit(_learned, name, pace, work, examined)
-            for name, pace in (("sight", sight), ("language", language))
+            both.submit(_learned, name, schedule, work, examined)
+            for name, schedule in (("sight", sight), ("language", language))
         ]
         records = [job.result() for job in jobs]
     model = new_model(work)
-    for name, course in _courses(model).items():
-        course.learner.load_state_dict(torch.load(_state(work, name), weights_only=True)["learner"])
+    for name, task in _tasks(model).items():
+        task.learner.load_state_dict(torch.load(_state(work, name), weights_only=True)["learner"])
     write_start(work, model)
-    shutil.rmtree(work / _STATES)
     text = json.dumps({record.name: vars(record) for record in records}, indent=1)
     (work / "pretraining.json").write_text(text + "\n", encoding="utf-8")
     work.rename(output)
+    shutil.rmtree(output / _STATES)  # last: an hour's work is in there
     return output / "checkpoint"
 
 
@@ -99,23 +99,23 @@ def _texts() -> Iterator[str]:
         yield text.format("", place="video picture")
 
 
-def _courses(model: LlamaVid) -> dict[str, Course[Any]]:
-    return {"sight": sight_course(model), "language": language_course(model)}
+def _tasks(model: LlamaVid) -> dict[str, Task[Any]]:
+    return {"sight": sight_task(model), "language": language_task(model)}
 
 
 def _state(work: Path, name: str) -> Path:
     return work / _STATES / f"{name}.pt"
 
 
-def _learned(name: str, pace: Pace, work: Path, examined: int) -> Learned:
+def _learned(name: str, schedule: Schedule, work: Path, examined: int) -> Learned:
     """Runs, or continues, one of the two, in a process with half of the cores."""
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
     model = new_model(work).to("cuda" if torch.cuda.is_available() else "cpu")
-    course = _courses(model)[name]
-    watch = _Watch(name, pace.steps)
-    pretrain(course, pace, state=_state(work, name), on_step=watch)
+    task = _tasks(model)[name]
+    watch = _Watch(name, schedule.steps)
+    pretrain(task, schedule, state=_state(work, name), on_step=watch)
     model.eval()
-    return Learned(name, pace.steps, round(watch.seconds), round(watch.loss, 3), course.examine(examined))
+    return Learned(name, schedule.steps, round(watch.seconds), round(watch.loss, 3), task.examine(examined))
 
 
 class _Watch:
@@ -139,24 +139,19 @@ class _Watch:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    options = _parser().parse_args(arguments)
-    try:
-        checkpoint = pretrained_start(
-            options.output,
-            sight=replace(SIGHT, steps=options.sight_steps, seed=options.seed),
-            language=replace(LANGUAGE, steps=options.language_steps, seed=options.seed),
-        )
-    except LlamaVidError as error:
-        error_line(str(error))
-        return error.exit_code
-    except OSError as error:
-        error_line(f"{error.filename or options.output}: {error.strerror or error}")
-        return 1
+    return run_command(_parser(), _run, arguments)
+
+
+def _run(options: argparse.Namespace) -> None:
+    checkpoint = pretrained_start(
+        options.output,
+        sight=replace(SIGHT, steps=options.sight_steps, seed=options.seed),
+        language=replace(LANGUAGE, steps=options.language_steps, seed=options.seed),
+    )
     print(f"{checkpoint}. Next: llamavid train stage1 --set checkpoint={checkpoint} ...")
-    return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     made = Parser(
         prog="python -m llamavid.train.tiny_pretraining",
         description="Pretrain the tiny model's eyes and language, and write what stage 1 starts from.",

@@ -24,7 +24,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from llamavid.config import Preprocessing
 from llamavid.model.llamavid import LlamaVid
-from llamavid.train.pretraining import Course
+from llamavid.train.pretraining import Task
 from llamavid.train.world_casting import allowed_pairs, scenes
 from llamavid.train.world_drawing import picture
 from llamavid.train.world_questions import any_question
@@ -33,11 +33,11 @@ from llamavid.train.world_state import CONTENT, CONTEXT, Track, asked, content_s
 
 _INSIDE = 0.8  # of an actor's radius: a patch whose center is nearer shows it
 _QUESTIONS = 2  # about one picture
-_GRAINS = 4  # patterns of noise that the pictures of a lesson share
+_GRAINS = 4  # patterns of noise that the pictures of a batch share
 
 
 @dataclass(frozen=True)
-class Lesson:
+class PictureBatch:
     """n pictures and q questions about each. N patches; 0 = nothing there.
 
     rgb: uint8 [n, side, side, 3].
@@ -56,14 +56,16 @@ class Lesson:
     context: Tensor
     lit: Tensor
 
-    def to(self, device: torch.device) -> Lesson:
+    def to(self, device: torch.device) -> PictureBatch:
         moved: dict[str, Any] = {
             name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
         return replace(self, **moved)
 
 
-def lesson(moments: list[tuple[Scene, float]], grid: int, chance: Random, pairs: Sequence[Pair]) -> Lesson:
+def picture_batch(
+    moments: list[tuple[Scene, float]], grid: int, chance: Random, pairs: Sequence[Pair]
+) -> PictureBatch:
     """About scenes at times in seconds, with grid x grid patches; `pairs` may be asked about."""
     found = [tracks(scene, [seconds]) for scene, seconds in moments]
     maps = [_patch_map(some, scene, grid) for some, (scene, _) in zip(found, moments, strict=True)]
@@ -71,7 +73,7 @@ def lesson(moments: list[tuple[Scene, float]], grid: int, chance: Random, pairs:
     texts = [any_question(moments[index][0], chance, pairs) for index in asked_of]
     contexts = [context_states(found[i], 1, asked(text))[0] for i, text in zip(asked_of, texts, strict=True)]
     lit = [_lit(maps[index], context) for index, context in zip(asked_of, contexts, strict=True)]
-    return Lesson(
+    return PictureBatch(
         _stacked([picture(scene, seconds) for scene, seconds in moments]),
         _stacked([shapes for shapes, _ in maps]),
         _stacked([colors for _, colors in maps]),
@@ -86,13 +88,13 @@ def _stacked(arrays: Sequence[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.stack(arrays))
 
 
-def lessons(seed: int, *, pictures: int, grid: int) -> Iterator[Lesson]:
+def picture_batches(seed: int, *, pictures: int, grid: int) -> Iterator[PictureBatch]:
     """Without end, no picture twice. Any of a scene's actors may be away, as before they enter a clip."""
     chance = Random(f"lessons {seed}")
     stills, pairs = scenes("train", seed, 10**9, form="still"), sorted(allowed_pairs("train"))
     while True:
         drawn = [_thinned(next(stills), chance) for _ in range(pictures)]
-        yield lesson([(scene, 0.0) for scene in drawn], grid, chance, pairs)
+        yield picture_batch([(scene, 0.0) for scene in drawn], grid, chance, pairs)
 
 
 def _thinned(scene: Scene, chance: Random) -> Scene:
@@ -131,8 +133,11 @@ class Reader(nn.Module):
         self.context = nn.Linear(width, CONTEXT)
 
 
-def sight_loss(model: LlamaVid, reader: Reader, pixels: Tensor, truth: Lesson) -> Tensor:
-    """The mean of what the heads get wrong, and of attention that falls beside the actor meant."""
+def sight_loss(model: LlamaVid, reader: Reader, pixels: Tensor, truth: PictureBatch) -> Tensor:
+    """The mean of what the heads get wrong, and of attention that falls beside the actor meant: a scalar.
+
+    pixels: float32 [n, 3, S, S], prepared as `seen_through` does.
+    """
     features = model.vision(pixels).float()
     patches = features[:, 1:]
     weights, gathered = look(model, features, truth.questions)
@@ -152,9 +157,9 @@ def _squared(read: Tensor, truth: Tensor) -> Tensor:
 
 
 def look(model: LlamaVid, features: Tensor, questions: list[str]) -> tuple[Tensor, Tensor]:
-    """Where questions look, [p, M, N], and what that brings, [p, C]: context attention up to its projection.
+    """Where questions look, float32 [p, M, N], and what that brings, [p, C]: attention up to its projection.
 
-    features [n, 1+N, C]; the questions of a picture are together, as many for each.
+    features: float32 [n, 1+N, C]; the questions of a picture are together, as many for each.
     """
     ids = [torch.from_numpy(model.question_tokenizer.ids(question)[0]) for question in questions]
     mask = pad_sequence([torch.ones_like(one) for one in ids], batch_first=True)
@@ -178,7 +183,7 @@ def accuracy(model: LlamaVid, reader: Reader, *, pictures: int) -> dict[str, flo
     stills = scenes("heldout", 0, pictures, form="still")
     device = reader.content.weight.device
     grid, pairs = model.config.vision.grid, sorted(allowed_pairs("heldout"))
-    truth = lesson([(scene, 0.0) for scene in stills], grid, Random(0), pairs).to(device)
+    truth = picture_batch([(scene, 0.0) for scene in stills], grid, Random(0), pairs).to(device)
     features = model.vision(seen_through(truth.rgb, model.config.preprocessing))
     _, gathered = look(model, features, truth.questions)
     content, context = reader.content(features[:, 1:].mean(1)), reader.context(gathered)
@@ -214,7 +219,7 @@ def seen_through(rgb: Tensor, constants: Preprocessing) -> Tensor:
     return (grainy.clamp(0, 1) - mean) / std
 
 
-def sight_course(model: LlamaVid, *, pictures: int = 64) -> Course[Lesson]:
+def sight_task(model: LlamaVid, *, pictures: int = 64) -> Task[PictureBatch]:
     """Teaches `model`'s encoder, text decoder, query and key projections."""
     device = model.compressor.key_projector.weight.device
     reader = Reader(model.config.vision.width).to(device)
@@ -225,12 +230,12 @@ def sight_course(model: LlamaVid, *, pictures: int = 64) -> Course[Lesson]:
         model.compressor.key_projector,
     )
 
-    def loss(truth: Lesson) -> Tensor:
+    def loss(truth: PictureBatch) -> Tensor:
         pixels = seen_through(truth.rgb, model.config.preprocessing)
         return sight_loss(model, reader, pixels.to(device), truth.to(device))
 
-    def taught(seed: int) -> Iterator[Lesson]:
-        return lessons(seed, pictures=pictures, grid=model.config.vision.grid)
+    def taught(seed: int) -> Iterator[PictureBatch]:
+        return picture_batches(seed, pictures=pictures, grid=model.config.vision.grid)
 
     learner = nn.ModuleList([*parts, reader])
-    return Course(learner, taught, loss, lambda pictures: accuracy(model, reader, pictures=pictures))
+    return Task(learner, taught, loss, lambda pictures: accuracy(model, reader, pictures=pictures))

@@ -14,10 +14,10 @@ from torch import nn
 from llamavid.errors import UsageError
 from llamavid.model import load_model
 from llamavid.runtime.pixels import pixels_from_rgb
-from llamavid.train.pretraining import Course, Pace, pretrain
-from llamavid.train.tiny_language import batches_of_items, language_course
-from llamavid.train.tiny_pretraining import pretrained_start
-from llamavid.train.tiny_sight import lesson, lessons, look, seen_through, sight_course
+from llamavid.train.pretraining import Schedule, Task, pretrain
+from llamavid.train.tiny_language import batches_of_items, language_task
+from llamavid.train.tiny_pretraining import main, pretrained_start
+from llamavid.train.tiny_sight import look, picture_batch, picture_batches, seen_through, sight_task
 from llamavid.train.tiny_start import TINY, new_model, write_tokenizers
 from llamavid.train.world_casting import allowed_pairs, scenes
 from llamavid.train.world_drawing import RGB, picture
@@ -59,11 +59,11 @@ def test_states_tell_what_the_scene_says_second_by_second() -> None:
                 assert not context_states(found, scene.seconds, Asked(None, shape))[second].any()
 
 
-def test_a_lesson_names_the_patches_that_show_an_actor() -> None:
+def test_a_batch_names_the_patches_that_show_an_actor() -> None:
     grid = TINY.vision.grid
     agree: dict[str, list[bool]] = {shape: [] for shape in SHAPES}
     drawn = list(scenes("train", 0, 20, form="still"))
-    truth = lesson([(scene, 0.0) for scene in drawn], grid, Random(0), PAIRS)
+    truth = picture_batch([(scene, 0.0) for scene in drawn], grid, Random(0), PAIRS)
     for scene, colors, shapes in zip(drawn, truth.patch_colors, truth.patch_shapes, strict=True):
         rgb = picture(scene, 0.0).astype(int)
         step = len(rgb) // grid
@@ -75,9 +75,9 @@ def test_a_lesson_names_the_patches_that_show_an_actor() -> None:
     assert all(np.mean(some) > 0.5 for some in agree.values())  # others leave parts of their circle bare
 
 
-def test_a_lesson_lights_the_actor_that_is_asked_about() -> None:
+def test_a_batch_lights_the_actor_that_is_asked_about() -> None:
     drawn = list(scenes("train", 1, 40, form="still"))
-    truth = lesson([(scene, 0.0) for scene in drawn], TINY.vision.grid, Random(0), PAIRS)
+    truth = picture_batch([(scene, 0.0) for scene in drawn], TINY.vision.grid, Random(0), PAIRS)
     assert len(truth.questions) == 2 * len(drawn) == len(truth.context) == len(truth.lit)
     present = truth.context[:, 0] > 0
     assert 0.2 < present.float().mean() < 0.9
@@ -89,8 +89,8 @@ def test_a_lesson_lights_the_actor_that_is_asked_about() -> None:
             assert asked(text).color in (None, COLORS[color - 1])
 
 
-def test_lessons_never_show_a_pair_that_is_kept_for_the_end() -> None:
-    taught = lessons(0, pictures=8, grid=TINY.vision.grid)
+def test_batches_never_show_a_pair_that_is_kept_for_the_end() -> None:
+    taught = picture_batches(0, pictures=8, grid=TINY.vision.grid)
     for _ in range(20):
         truth = next(taught)
         shown = {(COLORS[c - 1], SHAPES[s - 1]) for c, s in zip(truth.patch_colors.flatten(),
@@ -114,11 +114,11 @@ class _Line(nn.Module):
         self.map = nn.Linear(1, 1)
 
 
-def _line_course(*, killed_at: int | None = None) -> Course[torch.Tensor]:
+def _line_task(*, killed_at: int | None = None) -> Task[torch.Tensor]:
     torch.manual_seed(7)
     line, met = _Line(), [0]
 
-    def lessons_of(seed: int) -> Iterator[torch.Tensor]:
+    def batches_of(seed: int) -> Iterator[torch.Tensor]:
         while True:
             met[0] += 1
             if met[0] == killed_at:
@@ -128,21 +128,21 @@ def _line_course(*, killed_at: int | None = None) -> Course[torch.Tensor]:
     def loss(x: torch.Tensor) -> torch.Tensor:
         return (line.map(x).float() - 2 * x).square().mean()
 
-    return Course(line, lessons_of, loss, dict)
+    return Task(line, batches_of, loss, dict)
 
 
 def test_a_pretraining_that_was_killed_gives_the_weights_of_one_that_was_not(tmp_path: Path) -> None:
-    pace = Pace(steps=25, learning_rate=0.1, round_steps=10)
+    schedule = Schedule(steps=25, learning_rate=0.1, round_steps=10)
     losses: list[float] = []
-    whole = _line_course()
-    pretrain(whole, pace, on_step=lambda step, loss: losses.append(loss))
+    whole = _line_task()
+    pretrain(whole, schedule, on_step=lambda step, loss: losses.append(loss))
     assert losses[-1] < 0.3 * losses[0]
     state = tmp_path / "state.pt"
     with pytest.raises(KeyboardInterrupt):
-        pretrain(_line_course(killed_at=16), pace, state=state)
-    continued = _line_course()
+        pretrain(_line_task(killed_at=16), schedule, state=state)
+    continued = _line_task()
     steps: list[int] = []
-    pretrain(continued, pace, state=state, on_step=lambda step, loss: steps.append(step))
+    pretrain(continued, schedule, state=state, on_step=lambda step, loss: steps.append(step))
     assert steps[0] == 11
     assert all(
         torch.equal(a, b)
@@ -154,8 +154,8 @@ def test_eyes_learn(tokenizers: Path) -> None:
     model = new_model(tokenizers)
     language = {name: weight.clone() for name, weight in model.language.named_parameters()}
     losses: list[float] = []
-    course = sight_course(model, pictures=8)
-    pretrain(course, Pace(30, 1e-3), on_step=lambda step, loss: losses.append(loss))
+    task = sight_task(model, pictures=8)
+    pretrain(task, Schedule(30, 1e-3), on_step=lambda step, loss: losses.append(loss))
     assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:3])
     assert all(torch.equal(language[name], weight) for name, weight in model.language.named_parameters())
 
@@ -175,9 +175,9 @@ def test_what_a_question_gathers_is_what_the_context_token_is_made_of(tokenizers
 
 def test_the_language_model_learns_from_frames_that_it_imagines(tokenizers: Path) -> None:
     model = new_model(tokenizers)
-    course = language_course(model, batch_size=8)
+    task = language_task(model, batch_size=8)
     losses: list[float] = []
-    pretrain(course, Pace(40, 2e-3), on_step=lambda step, loss: losses.append(loss))
+    pretrain(task, Schedule(40, 2e-3), on_step=lambda step, loss: losses.append(loss))
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:3])
 
 
@@ -191,7 +191,7 @@ def test_imagined_batches_hold_answers_captions_and_a_state_for_every_prompt(tok
 
 
 def test_the_start_is_a_checkpoint_in_the_release_layout(tmp_path: Path) -> None:
-    one = Pace(1, 1e-3)
+    one = Schedule(1, 1e-3)
     checkpoint = pretrained_start(tmp_path / "start", sight=one, language=one, examined=4)
     model = load_model(checkpoint)
     assert model.config == TINY
@@ -200,3 +200,9 @@ def test_the_start_is_a_checkpoint_in_the_release_layout(tmp_path: Path) -> None
     assert model.frame_tokens(features, "What color is the star?").shape == (2, 2, TINY.language.hidden)
     with pytest.raises(UsageError, match="is there already"):
         pretrained_start(tmp_path / "start", sight=one, language=one)
+
+
+def test_a_mistyped_option_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """It was a traceback: the options were parsed outside of what catches our errors."""
+    assert main(["--sight-steps", "many"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1

@@ -13,7 +13,7 @@ import torch
 from llamavid.errors import LlamaVidError
 from llamavid.model import load_model
 from llamavid.train import tiny_card
-from llamavid.train.pretraining import Pace
+from llamavid.train.pretraining import Schedule
 from llamavid.train.tiny_package import write_release, write_sample
 from llamavid.train.tiny_pretraining import pretrained_start
 
@@ -29,7 +29,7 @@ def test_the_sample_is_a_small_clip_with_three_questions(tmp_path: Path) -> None
 
 
 def test_the_release_is_the_outcome_in_float16_with_its_encoder(tmp_path: Path) -> None:
-    one = Pace(1, 1e-3)
+    one = Schedule(1, 1e-3)
     start = pretrained_start(tmp_path / "stage", sight=one, language=one, examined=4).parent
     release = load_model(write_release(start, tmp_path / "release"))
     (tmp_path / "stage").rename(tmp_path / "elsewhere")  # it needs nothing of it
