@@ -19,6 +19,7 @@ from llamavid.model.random_tokenizers import write_bert_tokenizer, write_json, w
 from llamavid.model.save import save_release
 from llamavid.prompt import find_template
 from llamavid.tokenizer import LanguageTokenizer, QuestionTokenizer
+from llamavid.train.outcome import write_preprocessing
 
 VOCABULARY, QUESTION_WORDS = 1024, 256
 TINY_VISION = VisionConfig(image_size=112, patch_size=14, width=176, depth=4, heads=2, mlp_width=768)
@@ -90,9 +91,8 @@ def write_start(folder: Path, model: LlamaVid) -> Path:
 
     `eva_vit_g.pth` and `image_processor/` go to `folder`, all other weights to `checkpoint/`.
     """
-    checkpoint, processor = folder / "checkpoint", folder / "image_processor"
-    processor.mkdir(exist_ok=True)
-    write_json(processor / "preprocessor_config.json", _preprocessor())
+    checkpoint = folder / "checkpoint"
+    write_preprocessing(TINY.preprocessing, folder / "image_processor")
     torch.save(model.vision.state_dict(), folder / "eva_vit_g.pth")
     weights = ((name, weight) for name, weight in model.named_parameters() if not name.startswith("vision."))
     save_release(
@@ -143,15 +143,4 @@ def _settings() -> dict[str, object]:
         "hidden_act": "silu",
         "tie_word_embeddings": False,
         "torch_dtype": "float32",
-    }
-
-
-def _preprocessor() -> dict[str, object]:
-    side = TINY.preprocessing.image_size
-    return {
-        "size": side,
-        "crop_size": side,
-        "image_mean": list(TINY.preprocessing.mean),
-        "image_std": list(TINY.preprocessing.std),
-        "resample": 3,
     }
