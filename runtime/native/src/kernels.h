@@ -1,5 +1,6 @@
-// What an instruction set brings to the resize, and what it is given. See Note [PIL's resize] in
-// runtime/pixels.py for the arithmetic; every implementation of `Kernels` gives the same bytes.
+// What an instruction set brings to the resize, and what it is given. The arithmetic is told in Note [PIL's
+// resize] of runtime/pixels.py and Note [YUV to RGB] of runtime/yuv.py; every implementation of `Kernels`
+// gives the same bytes.
 //
 // Note [Exact sums]
 //     A weight has 24 bits and a sample 8. A sum of int32 products that fits int32 (kHalf) is the same
@@ -26,7 +27,8 @@ constexpr int32_t kChannels = 3;
 constexpr int kFractionBits = 22;
 constexpr int32_t kHalf = 1 << (kFractionBits - 1);  // a sum fits: its weights' sizes add up to less than 2
 constexpr size_t kRowsAtOnce = 4;
-constexpr size_t kReadAhead = 64;   // bytes past a source row's end that `narrow` may read
+constexpr size_t kReadAhead = 64;   // bytes past a source row's end that `narrow` and `to_rgb` may read
+constexpr size_t kWriteAhead = 192;  // bytes past a row of RGB's end that `to_rgb` may write
 constexpr size_t kPitchBytes = 64;  // narrow rows are whole multiples of this long
 
 // The source samples that one output sample is made of: `count` of them, from `first`.
@@ -45,6 +47,18 @@ struct Axis {
     const int32_t *weights_of(size_t output) const { return &weights[output * static_cast<size_t>(taps)]; }
 };
 
+// A row of a picture in YUV 4:2:0: two neighbours of `luma` share a sample of `u` and one of `v`.
+struct YuvRow {
+    const uint8_t *luma, *u, *v;
+    bool paired;  // each u is followed by its v
+};
+
+// Note [YUV to RGB]: weights times 2^13, the offset of luma times 8.
+struct YuvWeights {
+    int16_t luma_offset, luma, red_v, green_u, green_v, blue_u;
+};
+constexpr int16_t kChromaOffset = 128 * 8;
+
 struct Kernels {
     const char *name;
     int32_t block;  // taps that are multiplied together
@@ -61,6 +75,9 @@ struct Kernels {
     // multiple of kRowsAtOnce with any row; their weights are 0.
     void (*blend)(const uint8_t *const *rows, const int32_t *weights, int32_t count, size_t bytes,
                   uint8_t *blended);
+
+    // `width` pixels of a row in YUV to [width, 3], red first.
+    void (*to_rgb)(const YuvRow &row, const YuvWeights &weights, size_t width, uint8_t *rgb);
 };
 
 extern const Kernels scalar_kernels;

@@ -6,6 +6,7 @@
 
 #include <immintrin.h>
 
+#include <array>
 #include <cstring>
 
 // By function, not by file: an inline function of the standard library, compiled for AVX2 here, could
@@ -114,9 +115,79 @@ AVX2 void blend(const uint8_t *const *rows, const int32_t *weights, int32_t coun
     }
 }
 
+// For each third of sixteen pixels' RGB and each channel: which of its bytes go where.
+using Places = std::array<std::array<std::array<uint8_t, 16>, kChannels>, 3>;
+
+constexpr Places rgb_places() {
+    Places places{};
+    for (size_t i = 0; i < 48; ++i) {
+        for (size_t channel = 0; channel < kChannels; ++channel) {
+            places[i / 16][channel][i % 16] = static_cast<uint8_t>(i % 3 == channel ? i / 3 : 128);
+        }
+    }
+    return places;
+}
+constexpr Places kRgbPlaces = rgb_places();
+
+AVX2 inline __m256i load32(const uint8_t *bytes) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(bytes));
+}
+
+AVX2 inline __m256i even_bytes(__m256i bytes) { return _mm256_and_si256(bytes, _mm256_set1_epi16(0xff)); }
+
+AVX2 inline __m256i odd_bytes(__m256i bytes) { return _mm256_srli_epi16(bytes, 8); }
+
+// Sixteen samples, less an offset.
+AVX2 inline __m256i centered(__m256i samples, int16_t offset) {
+    return _mm256_sub_epi16(_mm256_slli_epi16(samples, 3), _mm256_set1_epi16(offset));
+}
+
+AVX2 inline __m256i times(__m256i samples, int16_t weight) {
+    return _mm256_mulhi_epi16(samples, _mm256_set1_epi16(weight));
+}
+
+// A channel of 32 pixels.
+AVX2 inline __m256i channel_of(__m256i even_luma, __m256i odd_luma, __m256i chroma) {
+    const __m256i low = _mm256_setzero_si256(), high = _mm256_set1_epi16(255);
+    const __m256i even = _mm256_min_epi16(_mm256_max_epi16(_mm256_add_epi16(even_luma, chroma), low), high);
+    const __m256i odd = _mm256_min_epi16(_mm256_max_epi16(_mm256_add_epi16(odd_luma, chroma), low), high);
+    return _mm256_or_si256(even, _mm256_slli_epi16(odd, 8));
+}
+
+AVX2 inline __m256i placed(__m256i samples, const std::array<uint8_t, 16> &places) {
+    return _mm256_shuffle_epi8(samples, _mm256_broadcastsi128_si256(load(places.data())));
+}
+
+AVX2 inline void store_rgb32(uint8_t *rgb, __m256i red, __m256i green, __m256i blue) {
+    for (size_t third = 0; third < 3; ++third) {
+        const auto &places = kRgbPlaces[third];
+        const __m256i red_green = _mm256_or_si256(placed(red, places[0]), placed(green, places[1]));
+        const __m256i bytes = _mm256_or_si256(red_green, placed(blue, places[2]));
+        _mm_storeu_si128(reinterpret_cast<__m128i *>(rgb + third * 16), _mm256_castsi256_si128(bytes));
+        _mm_storeu_si128(reinterpret_cast<__m128i *>(rgb + 48 + third * 16),
+                         _mm256_extracti128_si256(bytes, 1));
+    }
+}
+
+AVX2 void to_rgb(const YuvRow &row, const YuvWeights &weights, size_t width, uint8_t *rgb) {
+    for (size_t x = 0; x < width; x += 32) {
+        const __m256i pairs = row.paired ? load32(row.u + x) : _mm256_setzero_si256();
+        const __m256i u = centered(
+            row.paired ? even_bytes(pairs) : _mm256_cvtepu8_epi16(load(row.u + x / 2)), kChromaOffset);
+        const __m256i v = centered(
+            row.paired ? odd_bytes(pairs) : _mm256_cvtepu8_epi16(load(row.v + x / 2)), kChromaOffset);
+        const __m256i luma = load32(row.luma + x);
+        const __m256i even = times(centered(even_bytes(luma), weights.luma_offset), weights.luma);
+        const __m256i odd = times(centered(odd_bytes(luma), weights.luma_offset), weights.luma);
+        const __m256i green = _mm256_add_epi16(times(u, weights.green_u), times(v, weights.green_v));
+        store_rgb32(rgb + x * kChannels, channel_of(even, odd, times(v, weights.red_v)),
+                    channel_of(even, odd, green), channel_of(even, odd, times(u, weights.blue_u)));
+    }
+}
+
 }  // namespace
 
-const Kernels avx2_kernels{"avx2", kBlock, arrange, narrow, blend};
+const Kernels avx2_kernels{"avx2", kBlock, arrange, narrow, blend, to_rgb};
 
 }  // namespace llamavid
 

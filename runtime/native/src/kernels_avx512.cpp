@@ -131,9 +131,69 @@ AVX512 void blend(const uint8_t *const *rows, const int32_t *weights, int32_t co
     }
 }
 
+// For each third of 64 pixels' RGB, the byte that goes there: of red, or of green (from 64 on), or of blue.
+using Places = std::array<std::array<uint8_t, 64>, 3>;
+
+constexpr Places rgb_places() {
+    Places places{};
+    for (size_t i = 0; i < 192; ++i) {
+        places[i / 64][i % 64] = static_cast<uint8_t>(i / 3 + (i % 3 == 1 ? 64 : 0));
+    }
+    return places;
+}
+constexpr Places kRgbPlaces = rgb_places();
+// Bit i: byte i of the third is blue.
+constexpr uint64_t kBlue[3] = {0x4924924924924924u, 0x2492492492492492u, 0x9249249249249249u};
+
+AVX512 inline __m512i even_bytes(__m512i bytes) { return _mm512_and_si512(bytes, _mm512_set1_epi16(0xff)); }
+
+AVX512 inline __m512i odd_bytes(__m512i bytes) { return _mm512_srli_epi16(bytes, 8); }
+
+AVX512 inline __m512i words(const uint8_t *bytes) {
+    return _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(bytes)));
+}
+
+// 32 samples, less an offset.
+AVX512 inline __m512i centered(__m512i samples, int16_t offset) {
+    return _mm512_sub_epi16(_mm512_slli_epi16(samples, 3), _mm512_set1_epi16(offset));
+}
+
+AVX512 inline __m512i times(__m512i samples, int16_t weight) {
+    return _mm512_mulhi_epi16(samples, _mm512_set1_epi16(weight));
+}
+
+// A channel of 64 pixels.
+AVX512 inline __m512i channel_of(__m512i even_luma, __m512i odd_luma, __m512i chroma) {
+    const __m512i low = _mm512_setzero_si512(), high = _mm512_set1_epi16(255);
+    const __m512i even = _mm512_min_epi16(_mm512_max_epi16(_mm512_add_epi16(even_luma, chroma), low), high);
+    const __m512i odd = _mm512_min_epi16(_mm512_max_epi16(_mm512_add_epi16(odd_luma, chroma), low), high);
+    return _mm512_or_si512(even, _mm512_slli_epi16(odd, 8));
+}
+
+AVX512 void to_rgb(const YuvRow &row, const YuvWeights &weights, size_t width, uint8_t *rgb) {
+    for (size_t x = 0; x < width; x += 64, rgb += 64 * kChannels) {
+        const __m512i pairs = row.paired ? load(row.u + x) : _mm512_setzero_si512();
+        const __m512i u = centered(row.paired ? even_bytes(pairs) : words(row.u + x / 2), kChromaOffset);
+        const __m512i v = centered(row.paired ? odd_bytes(pairs) : words(row.v + x / 2), kChromaOffset);
+        const __m512i luma = load(row.luma + x);
+        const __m512i even = times(centered(even_bytes(luma), weights.luma_offset), weights.luma);
+        const __m512i odd = times(centered(odd_bytes(luma), weights.luma_offset), weights.luma);
+        const __m512i greens = _mm512_add_epi16(times(u, weights.green_u), times(v, weights.green_v));
+        const __m512i red = channel_of(even, odd, times(v, weights.red_v));
+        const __m512i green = channel_of(even, odd, greens);
+        const __m512i blue = channel_of(even, odd, times(u, weights.blue_u));
+        for (size_t third = 0; third < 3; ++third) {
+            const __m512i places = load(kRgbPlaces[third].data());
+            const __m512i red_green = _mm512_permutex2var_epi8(red, places, green);
+            _mm512_storeu_si512(rgb + third * 64,
+                                _mm512_mask_permutexvar_epi8(red_green, kBlue[third], places, blue));
+        }
+    }
+}
+
 }  // namespace
 
-const Kernels avx512_kernels{"avx512", kBlock, arrange, narrow, blend};
+const Kernels avx512_kernels{"avx512", kBlock, arrange, narrow, blend, to_rgb};
 
 }  // namespace llamavid
 

@@ -72,9 +72,47 @@ void blend(const uint8_t *const *rows, const int32_t *weights, int32_t count, si
     }
 }
 
+// Eight samples, less an offset; half of it all, for `times` doubles. Offsets are even.
+int16x8_t centered(uint8x8_t samples, int16_t offset) {
+    const int16x8_t words = vreinterpretq_s16_u16(vshll_n_u8(samples, 2));
+    return vsubq_s16(words, vdupq_n_s16(static_cast<int16_t>(offset / 2)));
+}
+
+int16x8_t times(int16x8_t samples, int16_t weight) { return vqdmulhq_n_s16(samples, weight); }
+
+// A channel of sixteen pixels.
+uint8x16_t channel_of(int16x8_t even_luma, int16x8_t odd_luma, int16x8_t chroma) {
+    const uint8x8_t even = vqmovun_s16(vaddq_s16(even_luma, chroma));
+    const uint8x8_t odd = vqmovun_s16(vaddq_s16(odd_luma, chroma));
+    return vcombine_u8(vzip1_u8(even, odd), vzip2_u8(even, odd));
+}
+
+void to_rgb(const YuvRow &row, const YuvWeights &weights, size_t width, uint8_t *rgb) {
+    for (size_t x = 0; x < width; x += 16) {
+        uint8x8x2_t chroma;
+        if (row.paired) {
+            chroma = vld2_u8(row.u + x);
+        } else {
+            chroma.val[0] = vld1_u8(row.u + x / 2);
+            chroma.val[1] = vld1_u8(row.v + x / 2);
+        }
+        const int16x8_t u = centered(chroma.val[0], kChromaOffset);
+        const int16x8_t v = centered(chroma.val[1], kChromaOffset);
+        const uint8x8x2_t luma = vld2_u8(row.luma + x);
+        const int16x8_t even = times(centered(luma.val[0], weights.luma_offset), weights.luma);
+        const int16x8_t odd = times(centered(luma.val[1], weights.luma_offset), weights.luma);
+        const int16x8_t green = vaddq_s16(times(u, weights.green_u), times(v, weights.green_v));
+        uint8x16x3_t pixels;
+        pixels.val[0] = channel_of(even, odd, times(v, weights.red_v));
+        pixels.val[1] = channel_of(even, odd, green);
+        pixels.val[2] = channel_of(even, odd, times(u, weights.blue_u));
+        vst3q_u8(rgb + x * kChannels, pixels);
+    }
+}
+
 }  // namespace
 
-const Kernels neon_kernels{"neon", kBlock, arrange, narrow, blend};
+const Kernels neon_kernels{"neon", kBlock, arrange, narrow, blend, to_rgb};
 
 }  // namespace llamavid
 

@@ -50,8 +50,22 @@ void blend(const uint8_t *const *rows, const int32_t *weights, int32_t count, si
     }
 }
 
+uint8_t byte_of(int32_t value) { return static_cast<uint8_t>(std::clamp(value, 0, 255)); }
+
+void to_rgb(const YuvRow &row, const YuvWeights &weights, size_t width, uint8_t *rgb) {
+    const size_t step = row.paired ? 2 : 1;
+    for (size_t x = 0; x < width; ++x, rgb += kChannels) {
+        const int32_t luma = (row.luma[x] * 8 - weights.luma_offset) * weights.luma >> 16;
+        const int32_t u = row.u[x / 2 * step] * 8 - kChromaOffset;
+        const int32_t v = row.v[x / 2 * step] * 8 - kChromaOffset;
+        rgb[0] = byte_of(luma + (v * weights.red_v >> 16));
+        rgb[1] = byte_of(luma + (u * weights.green_u >> 16) + (v * weights.green_v >> 16));
+        rgb[2] = byte_of(luma + (u * weights.blue_u >> 16));
+    }
+}
+
 }  // namespace
 
-const Kernels scalar_kernels{"scalar", 1, arrange, narrow, blend};
+const Kernels scalar_kernels{"scalar", 1, arrange, narrow, blend, to_rgb};
 
 }  // namespace llamavid

@@ -1,75 +1,53 @@
-// llamavid_pixels_from_rgb: one walk down the picture that resizes, crops and normalizes.
+// llamavid_pixels_from_picture: one walk down the picture that resizes, crops and normalizes.
 //
-// Equal to runtime/pixels.py bit for bit; the arithmetic and its reasons are there, in
-// Note [PIL's resize]. The two loops where the time goes are the `narrow` and `blend` of kernels.h.
+// Equal to runtime/pixels.py and runtime/yuv.py bit for bit; the arithmetic and its reasons are there, in
+// Note [PIL's resize] and Note [YUV to RGB]. The loops where the time goes are the functions of `Kernels`.
 
 #include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <exception>
+#include <type_traits>
 #include <vector>
 
 #include "axis.h"
+#include "half.h"
 #include "kernels.h"
 #include "llamavid/runtime.h"
+#include "rows.h"
 
 namespace {
 
 using namespace llamavid;
 
-struct Picture {
-    const uint8_t *rgb;  // [height, width, 3], rows `row_stride_bytes` apart
-    int32_t height;
-    int32_t width;
-    ptrdiff_t row_stride_bytes;
-};
+template <typename Sample>  // float or Half
+using Table = std::array<std::array<Sample, 256>, kChannels>;
 
-using Table = std::array<std::array<float, 256>, kChannels>;
+template <typename Sample>
+Sample sample_of(float value) {
+    if constexpr (std::is_same_v<Sample, Half>) return half_of(value);
+    else return value;
+}
 
 // The processor's arithmetic for every channel and byte: to 0..1 in double, then in float.
-Table table_of(const float mean[kChannels], const float std[kChannels]) {
-    Table table;
+template <typename Sample>
+Table<Sample> table_of(const float mean[kChannels], const float std[kChannels]) {
+    Table<Sample> table;
     for (size_t channel = 0; channel < kChannels; ++channel) {
         for (size_t byte = 0; byte < 256; ++byte) {
             const float unit = static_cast<float>(static_cast<double>(byte) * (1.0 / 255.0));
-            table[channel][byte] = (unit - mean[channel]) / std[channel];
+            table[channel][byte] = sample_of<Sample>((unit - mean[channel]) / std[channel]);
         }
     }
     return table;
 }
 
-// Hands out source rows that may be read kReadAhead bytes past their end. The rows that lie last in
-// memory are copied for that; what follows the others is the picture itself.
-class ReadableRows {
-  public:
-    explicit ReadableRows(const Picture &picture) : picture_(picture) {}
-
-    // Good until four more rows are asked for.
-    const uint8_t *at(int32_t row) {
-        const ptrdiff_t stride = picture_.row_stride_bytes;
-        const uint8_t *samples = picture_.rgb + row * stride;
-        const ptrdiff_t behind = stride < 0 ? row * -stride : (picture_.height - 1 - row) * stride;
-        if (behind >= static_cast<ptrdiff_t>(kReadAhead)) return samples;
-        const size_t row_bytes = static_cast<size_t>(picture_.width) * kChannels;
-        const size_t pitch = row_bytes + kReadAhead;
-        copies_.resize(kRowsAtOnce * pitch);
-        uint8_t *copy = &copies_[static_cast<size_t>(row) % kRowsAtOnce * pitch];
-        std::memcpy(copy, samples, row_bytes);
-        return copy;
-    }
-
-  private:
-    const Picture picture_;
-    std::vector<uint8_t> copies_;
-};
-
 // The narrowed source rows that the next output rows need: row r lies at r % its length.
 class NarrowRows {
   public:
-    NarrowRows(const Picture &picture, const Axis &rows, const Axis &columns, const Kernels &kernels)
-        : source_(picture),
+    NarrowRows(const llamavid_picture &picture, const Axis &rows, const Axis &columns, const Kernels &kernels)
+        : source_(picture, columns.spans.front(), columns.spans.back(), kernels),
           columns_(columns),
           kernels_(kernels),
           end_(rows.spans.back().first + rows.spans.back().count),
@@ -105,7 +83,7 @@ class NarrowRows {
         next_ += kRowsAtOnce;
     }
 
-    ReadableRows source_;
+    SourceRows source_;
     const Axis &columns_;
     const Kernels &kernels_;
     const int32_t end_;
@@ -115,8 +93,9 @@ class NarrowRows {
 };
 
 // A row of bytes [size, 3] to a row of each of the three planes, whose first is `red`.
-void write_row(const uint8_t *rgb, size_t size, const Table &table, float *red) {
-    float *green = red + size * size, *blue = green + size * size;
+template <typename Sample>
+void write_row(const uint8_t *rgb, size_t size, const Table<Sample> &table, Sample *red) {
+    Sample *green = red + size * size, *blue = green + size * size;
     for (size_t x = 0; x < size; ++x, rgb += kChannels) {
         red[x] = table[0][rgb[0]];
         green[x] = table[1][rgb[1]];
@@ -124,8 +103,9 @@ void write_row(const uint8_t *rgb, size_t size, const Table &table, float *red) 
     }
 }
 
-void write_pixels(const Picture &picture, const Axis &rows, const Axis &columns, const Kernels &kernels,
-                  const Table &table, float *pixels) {
+template <typename Sample>
+void write_pixels(const llamavid_picture &picture, const Axis &rows, const Axis &columns,
+                  const Kernels &kernels, const Table<Sample> &table, Sample *pixels) {
     const size_t size = columns.spans.size();
     NarrowRows narrow(picture, rows, columns, kernels);
     std::vector<const uint8_t *> span_rows;
@@ -136,48 +116,74 @@ void write_pixels(const Picture &picture, const Axis &rows, const Axis &columns,
         // 2) sum them
         kernels.blend(span_rows.data(), rows.weights_of(y), rows.spans[y].count, resized.size(),
                       resized.data());
-        // 3) bytes to floats, one plane a channel
+        // 3) bytes to samples, one plane a channel
         write_row(resized.data(), size, table, pixels + y * size);
     }
 }
 
-bool is_side(int32_t side) { return 1 <= side && side <= LLAMAVID_MAX_SIDE; }
-
-llamavid_status pixels_by(const Kernels *kernels, const Picture &picture, int32_t image_size,
-                          const float mean[3], const float std[3], float *pixels) {
+llamavid_status pixels_by(const Kernels *kernels, const llamavid_picture *picture, int32_t image_size,
+                          const float mean[3], const float std[3], llamavid_dtype dtype, void *pixels) {
     if (!kernels) return LLAMAVID_BAD_SIMD;
-    if (!picture.rgb || !mean || !std || !pixels) return LLAMAVID_NULL_POINTER;
-    const int32_t height = picture.height, width = picture.width;
-    if (!is_side(height) || !is_side(width) || !is_side(image_size)) return LLAMAVID_BAD_SIZE;
-    const ptrdiff_t row_bytes = static_cast<ptrdiff_t>(width) * kChannels;
-    const ptrdiff_t stride = picture.row_stride_bytes;
-    if (stride < row_bytes && stride > -row_bytes) return LLAMAVID_BAD_STRIDE;
+    if (!picture || !mean || !std || !pixels) return LLAMAVID_NULL_POINTER;
+    const llamavid_status status = checked(*picture);
+    if (status != LLAMAVID_OK) return status;
+    if (dtype != LLAMAVID_FLOAT32 && dtype != LLAMAVID_FLOAT16) return LLAMAVID_BAD_FORMAT;
+    if (image_size < 1 || image_size > LLAMAVID_MAX_SIDE) return LLAMAVID_BAD_SIZE;
     if (!(std[0] > 0.0f && std[1] > 0.0f && std[2] > 0.0f)) return LLAMAVID_BAD_STD;
 
     try {
+        const int32_t height = picture->height, width = picture->width;
         const int64_t shorter = std::min(height, width);
         const Axis rows = axis_of(height, int64_t{image_size} * height / shorter, image_size, *kernels);
         const Axis columns = axis_of(width, int64_t{image_size} * width / shorter, image_size, *kernels);
-        write_pixels(picture, rows, columns, *kernels, table_of(mean, std), pixels);
+        if (dtype == LLAMAVID_FLOAT32) {
+            write_pixels(*picture, rows, columns, *kernels, table_of<float>(mean, std),
+                         static_cast<float *>(pixels));
+        } else {
+            write_pixels(*picture, rows, columns, *kernels, table_of<Half>(mean, std),
+                         static_cast<Half *>(pixels));
+        }
     } catch (const std::exception &) {  // nothing above throws but an allocation
         return LLAMAVID_OUT_OF_MEMORY;
     }
     return LLAMAVID_OK;
 }
 
+llamavid_picture rgb_picture(const uint8_t *rgb, int32_t height, int32_t width, ptrdiff_t row_stride_bytes) {
+    llamavid_picture picture{};
+    picture.format = LLAMAVID_RGB24;
+    picture.height = height;
+    picture.width = width;
+    picture.planes[0] = rgb;
+    picture.row_stride_bytes[0] = row_stride_bytes;
+    return picture;
+}
+
 }  // namespace
+
+llamavid_status llamavid_pixels_from_picture(const llamavid_picture *picture, int32_t image_size,
+                                             const float mean[3], const float std[3], llamavid_dtype dtype,
+                                             void *pixels) {
+    return pixels_by(chosen_kernels(), picture, image_size, mean, std, dtype, pixels);
+}
+
+llamavid_status llamavid_pixels_from_picture_by(const char *simd, const llamavid_picture *picture,
+                                                int32_t image_size, const float mean[3], const float std[3],
+                                                llamavid_dtype dtype, void *pixels) {
+    if (!simd) return LLAMAVID_NULL_POINTER;
+    return pixels_by(kernels_named(simd), picture, image_size, mean, std, dtype, pixels);
+}
 
 llamavid_status llamavid_pixels_from_rgb(const uint8_t *rgb, int32_t height, int32_t width,
                                          ptrdiff_t row_stride_bytes, int32_t image_size, const float mean[3],
                                          const float std[3], float *pixels) {
-    const Picture picture{rgb, height, width, row_stride_bytes};
-    return pixels_by(chosen_kernels(), picture, image_size, mean, std, pixels);
+    const llamavid_picture picture = rgb_picture(rgb, height, width, row_stride_bytes);
+    return llamavid_pixels_from_picture(&picture, image_size, mean, std, LLAMAVID_FLOAT32, pixels);
 }
 
 llamavid_status llamavid_pixels_from_rgb_by(const char *simd, const uint8_t *rgb, int32_t height,
                                             int32_t width, ptrdiff_t row_stride_bytes, int32_t image_size,
                                             const float mean[3], const float std[3], float *pixels) {
-    if (!simd) return LLAMAVID_NULL_POINTER;
-    const Picture picture{rgb, height, width, row_stride_bytes};
-    return pixels_by(kernels_named(simd), picture, image_size, mean, std, pixels);
+    const llamavid_picture picture = rgb_picture(rgb, height, width, row_stride_bytes);
+    return llamavid_pixels_from_picture_by(simd, &picture, image_size, mean, std, LLAMAVID_FLOAT32, pixels);
 }

@@ -1,6 +1,6 @@
 /* Whatever instructions make them, pixels are the same bits as by the plain code.
  *
- *   simd_test           every path of this processor, over some hundred pictures
+ *   simd_test           every path of this processor, over some hundred pictures of every format
  *   simd_test NAME      that LLAMAVID_SIMD, set by the caller, made NAME the one that runs;
  *                       "none": that it is refused */
 
@@ -27,18 +27,25 @@ static uint32_t next_random(void) {  /* xorshift32: the same pictures everywhere
 
 static int between(int low, int high) { return low + (int)(next_random() % (uint32_t)(high - low + 1)); }
 
-/* What a picture and its pixels are made of; rows lie `stride` bytes apart, upwards where it is negative. */
+/* What a picture and its pixels are made of; `padding` bytes between rows, which go up where `flipped`. */
 typedef struct Case {
-    int height, width, stride, size;
+    llamavid_format format;
+    llamavid_matrix matrix;
+    llamavid_dtype dtype;
+    int full_range, height, width, padding, flipped, size;
 } Case;
 
 static Case random_case(void) {
     static const int SIZES[] = {1, 7, 21, 22, 32, 64, 97, 224};
     Case one;
+    one.format = (llamavid_format)between(0, 2);
+    one.matrix = (llamavid_matrix)between(0, 1);
+    one.dtype = (llamavid_dtype)between(0, 1);
+    one.full_range = between(0, 1);
     one.height = between(1, between(1, 400));
     one.width = between(1, between(1, 400));
-    one.stride = one.width * 3 + between(0, 1) * between(0, 70);
-    if (between(0, 1)) one.stride = -one.stride;
+    one.padding = between(0, 1) * between(0, 70);
+    one.flipped = between(0, 1);
     one.size = SIZES[between(0, 7)];
     return one;
 }
@@ -58,7 +65,9 @@ static Block opened(size_t bytes) {
     if (whole != MAP_FAILED && !mprotect(whole + room, page, PROT_NONE)) block.bytes = whole + room - bytes;
     return block;
 }
-static void closed(Block block) { munmap(block.whole, block.whole_bytes); }
+static void closed(Block block) {
+    if (block.whole) munmap(block.whole, block.whole_bytes);
+}
 #else
 static Block opened(size_t bytes) {
     uint8_t *whole = malloc(bytes);
@@ -77,32 +86,57 @@ static void draw(uint8_t *rgb, size_t bytes) {
     }
 }
 
-static llamavid_status run(const char *simd, const Case *one, const uint8_t *rgb, float *pixels) {
-    const uint8_t *top = one->stride < 0 ? rgb - (ptrdiff_t)one->stride * (one->height - 1) : rgb;
-    return llamavid_pixels_from_rgb_by(simd, top, one->height, one->width, one->stride, one->size, MEAN, STD,
-                                       pixels);
+/* Rows and bytes of a row; a format's other planes have none. */
+static void plane_size(const Case *one, int plane, int *rows, int *row_bytes) {
+    const int half = (one->width + 1) / 2;
+    *rows = plane ? (one->height + 1) / 2 : one->height;
+    *row_bytes = one->format == LLAMAVID_RGB24  ? (plane ? 0 : one->width * 3)
+                 : plane == 0                   ? one->width
+                 : one->format == LLAMAVID_NV12 ? (plane == 1 ? half * 2 : 0)
+                                                : half;
+}
+
+/* The case's picture, each plane in a block of its own; returns whether there was memory. */
+static int drawn(const Case *one, llamavid_picture *picture, Block blocks[3]) {
+    const llamavid_picture empty = {one->format, one->height, one->width,    {0},
+                                    {0},         one->matrix, one->full_range};
+    *picture = empty;
+    for (int plane = 0; plane < 3; ++plane) {
+        int rows, row_bytes;
+        plane_size(one, plane, &rows, &row_bytes);
+        const ptrdiff_t stride = row_bytes + one->padding;
+        const size_t bytes = (size_t)stride * (size_t)(rows - 1) + (size_t)row_bytes;
+        blocks[plane] = opened(row_bytes ? bytes : 1);
+        if (!blocks[plane].bytes) return 0;
+        if (!row_bytes) continue;
+        draw(blocks[plane].bytes, bytes);
+        picture->planes[plane] = blocks[plane].bytes + (one->flipped ? stride * (rows - 1) : 0);
+        picture->row_stride_bytes[plane] = one->flipped ? -stride : stride;
+    }
+    return 1;
 }
 
 static int differs(const Case *one) {
-    const size_t row_bytes = (size_t)one->width * 3;
-    const size_t bytes = (size_t)abs(one->stride) * (size_t)(one->height - 1) + row_bytes;
-    const size_t pixels_bytes = 3 * sizeof(float) * (size_t)one->size * (size_t)one->size;
-    const Block rgb = opened(bytes);
-    float *plain = malloc(pixels_bytes), *fast = malloc(pixels_bytes);
-    int wrong = !rgb.bytes || !plain || !fast;
+    const size_t pixels_bytes =
+        3 * (one->dtype == LLAMAVID_FLOAT32 ? 4u : 2u) * (size_t)one->size * (size_t)one->size;
+    llamavid_picture picture;
+    Block blocks[3] = {{0}, {0}, {0}};
+    void *plain = malloc(pixels_bytes), *fast = malloc(pixels_bytes);
+    int wrong = !drawn(one, &picture, blocks) || !plain || !fast;
     if (!wrong) {
         const char *name;
-        draw(rgb.bytes, bytes);
-        wrong = run("scalar", one, rgb.bytes, plain) != LLAMAVID_OK;
+        wrong = llamavid_pixels_from_picture_by("scalar", &picture, one->size, MEAN, STD, one->dtype, plain);
         for (size_t i = 0; (name = llamavid_simd_at(i)); ++i) {
             memset(fast, 255, pixels_bytes);
-            if (!run(name, one, rgb.bytes, fast) && !memcmp(plain, fast, pixels_bytes)) continue;
-            fprintf(stderr, "%s: %d x %d, stride %d, to %d\n", name, one->height, one->width, one->stride,
-                    one->size);
+            if (!llamavid_pixels_from_picture_by(name, &picture, one->size, MEAN, STD, one->dtype, fast) &&
+                !memcmp(plain, fast, pixels_bytes))
+                continue;
+            fprintf(stderr, "%s: format %d, %d x %d, padding %d, flipped %d, to %d of dtype %d\n", name,
+                    one->format, one->height, one->width, one->padding, one->flipped, one->size, one->dtype);
             wrong = 1;
         }
     }
-    closed(rgb);
+    for (int plane = 0; plane < 3; ++plane) closed(blocks[plane]);
     free(plain);
     free(fast);
     return wrong;
@@ -120,7 +154,7 @@ static int is_what_runs(const char *name) {
 int main(int count, char **words) {
     if (count > 1) return !is_what_runs(words[1]);
     int failures = 0;
-    for (int i = 0; i < 300; ++i) {
+    for (int i = 0; i < 500; ++i) {
         const Case one = random_case();
         failures += differs(&one);
     }
