@@ -1,11 +1,9 @@
-"""Pixels: RGB bytes in, the vision encoder's float32 input out, bit for bit as CLIP's preprocessing with PIL.
+"""Pixels: RGB bytes in, the vision encoder's input out, bit for bit as CLIP's preprocessing with PIL.
 
 Takes decoded pictures; knows nothing about where they come from or what the
 model does with them. Two implementations give the same bits: the NumPy one
 here is the truth and always works; the compiled one (`runtime/native`) is
-used where it is installed. LLAMAVID_PIXELS=numpy or native forces one. The
-compiled one has several ways itself, equal too, one for each kind of wide
-instructions; LLAMAVID_SIMD=scalar, avx2, avx512 or neon forces one of those.
+used where it is installed. `runtime/implementation.py` chooses.
 
 Note [PIL's resize]
     PIL resizes bytes in fixed point: a horizontal pass, rounded to bytes, then
@@ -25,17 +23,14 @@ Note [PIL's resize]
 
 from __future__ import annotations
 
-import functools
-import importlib
-import os
-import warnings
 from collections.abc import Sequence
-from types import ModuleType
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llamavid.errors import DeviceError, UsageError
+from llamavid.errors import UsageError
+from llamavid.runtime.implementation import native_or_none, simd_of
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # red, green, blue, a byte of 255 being 1
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -45,11 +40,7 @@ KERNEL_REACH = 2.0  # of the bicubic kernel to either side, in samples
 MAX_SIDE = 2**24  # PIL holds a side in a float32, exact up to here
 FLOAT32_MAX, FLOAT32_TINY = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
 
-SIMD = ("scalar", "avx2", "avx512", "neon")
-
-HOW_TO_GET_NATIVE = (
-    "Reinstall llamavid where a C++17 compiler is (pip install --force-reinstall --no-deps --no-cache-dir)"
-)
+PixelDtype: TypeAlias = type[np.float32] | type[np.float16] | np.dtype[Any]
 
 PICTURE = ("H", "W", "3")
 PICTURES = ("n", *PICTURE)
@@ -61,30 +52,32 @@ def pixels_from_rgb(
     image_size: int,
     mean: Sequence[float] = CLIP_MEAN,
     std: Sequence[float] = CLIP_STD,
-) -> NDArray[np.float32]:
+    dtype: PixelDtype = np.float32,
+) -> NDArray[Any]:
     """Prepares pictures for the vision encoder, bit for bit as CLIPImageProcessor does on PIL.
 
     Args:
         rgb: uint8 [n, H, W, 3], red first.
         image_size: S, side of the encoder's input in pixels.
         mean, std: of red, green and blue, a byte of 255 being 1.
+        dtype: float32, or float16: the same values, rounded as NumPy rounds.
 
     Returns:
-        float32 [n, 3, S, S]: shorter side resized to S, centre cropped, less mean, over std.
+        `dtype` [n, 3, S, S]: shorter side resized to S, centre cropped, less mean, over std.
 
     Raises:
         UsageError: an argument is not of that form, or LLAMAVID_PIXELS or LLAMAVID_SIMD is no such name.
         DeviceError: LLAMAVID_PIXELS=native where the compiled module is missing, or LLAMAVID_SIMD names
             instructions that this processor lacks.
     """
-    _check_rgb(rgb, PICTURES)
-    _check_image_size(image_size)
-    means, stds = _per_channel("mean", mean), _per_channel("std", std, low=FLOAT32_TINY)
-    native = _native_or_none()
+    check_rgb(rgb, PICTURES)
+    check_image_size(image_size)
+    means, stds, kind = checked_constants(mean, std, dtype)
+    native = native_or_none()
     if native is None:
-        return _normalized(resize_and_crop(rgb, image_size=image_size), means, stds)
-    pixels = np.empty((len(rgb), 3, image_size, image_size), np.float32)
-    native.pixels_from_rgb(np.ascontiguousarray(rgb), means, stds, pixels, _simd(native))
+        return normalized(resize_and_crop(rgb, image_size=image_size), means, stds, kind)
+    pixels = np.empty((len(rgb), 3, image_size, image_size), kind)
+    native.pixels_from_rgb(np.ascontiguousarray(rgb), means, stds, pixels, simd_of(native))
     return pixels
 
 
@@ -103,8 +96,8 @@ def resize_and_crop(rgb: NDArray[np.uint8], *, image_size: int) -> NDArray[np.ui
     Raises:
         UsageError: an argument is not of that form.
     """
-    _check_rgb(rgb, PICTURES)
-    _check_image_size(image_size)
+    check_rgb(rgb, PICTURES)
+    check_image_size(image_size)
     height, width = rgb.shape[1:3]
     shorter = min(height, width)  # under 2^53 a whole division is the processor's int(S * longer / shorter)
     rows, row_weights = _taps(height, image_size * height // shorter, keep=image_size)
@@ -131,7 +124,7 @@ def pad_to_square(rgb: NDArray[np.uint8], *, mean: Sequence[float] = CLIP_MEAN) 
     Raises:
         UsageError: an argument is not of that form.
     """
-    _check_rgb(rgb, PICTURE)
+    check_rgb(rgb, PICTURE)
     _per_channel("mean", mean, low=0.0, high=1.0)
     height, width = rgb.shape[:2]
     side = max(height, width)
@@ -140,20 +133,6 @@ def pad_to_square(rgb: NDArray[np.uint8], *, mean: Sequence[float] = CLIP_MEAN) 
     square[:] = [int(value * 255) for value in mean]
     square[top : top + height, left : left + width] = rgb
     return square
-
-
-def implementation() -> str:
-    """Which code `pixels_from_rgb` runs here: "native" or "numpy". Raises as that function does."""
-    return "numpy" if _native_or_none() is None else "native"
-
-
-def simd() -> str:
-    """Which instructions the compiled code uses here, one of `SIMD`; "" on the NumPy path.
-
-    Raises as `pixels_from_rgb` does.
-    """
-    native = _native_or_none()
-    return "" if native is None else _simd(native)
 
 
 def _taps(source: int, resized: int, *, keep: int) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
@@ -194,75 +173,31 @@ def _weighted_sums(
     return np.clip(total >> FRACTION_BITS, 0, 255).astype(np.uint8)
 
 
-def _normalized(
-    rgb: NDArray[np.uint8], means: NDArray[np.float32], stds: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """uint8 [n, S, S, 3] to float32 [n, 3, S, S]: a table, as only channel and byte decide the result."""
+def normalized(
+    rgb: NDArray[np.uint8], means: NDArray[np.float32], stds: NDArray[np.float32], dtype: np.dtype[Any]
+) -> NDArray[Any]:
+    """uint8 [n, S, S, 3] to `dtype` [n, 3, S, S]: a table, as only channel and byte decide the result."""
     unit = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32)  # the processor's `rescale`
-    table = (unit - means[:, None]) / stds[:, None]  # float32 [3, 256], its `normalize`
+    with np.errstate(over="ignore"):  # infinity, as the compiled code gives it, without a word
+        table = ((unit - means[:, None]) / stds[:, None]).astype(dtype)  # [3, 256], its `normalize`
     return np.stack([table[channel][rgb[..., channel]] for channel in range(3)], axis=1)
 
 
-def _native_or_none() -> ModuleType | None:
-    """The compiled module, or None for the NumPy path. Falling back is said once."""
-    choice = os.environ.get("LLAMAVID_PIXELS", "")
-    if choice not in ("", "numpy", "native"):
+def checked_constants(
+    mean: Sequence[float], std: Sequence[float], dtype: PixelDtype
+) -> tuple[NDArray[np.float32], NDArray[np.float32], np.dtype[Any]]:
+    """float32 [3] of mean and of std, and the dtype. Raises `UsageError`."""
+    means, stds = _per_channel("mean", mean), _per_channel("std", std, low=FLOAT32_TINY)
+    if dtype not in (np.float32, np.float16):
         raise UsageError(
-            f"LLAMAVID_PIXELS is {choice!r}",
-            expected="numpy or native",
-            next_step="Unset it to let llamavid choose.",
+            f"dtype is {dtype!r}",
+            expected="numpy.float32 or numpy.float16",
+            next_step="Take the one that the vision encoder reads.",
         )
-    if choice == "numpy":
-        return None
-    native, why_missing = _imported_native()
-    if native is None and choice == "native":
-        raise DeviceError(
-            f"LLAMAVID_PIXELS is native, but the compiled module is missing ({why_missing})",
-            next_step=f"{HOW_TO_GET_NATIVE}, or unset LLAMAVID_PIXELS.",
-        )
-    if native is None:
-        _say_once(why_missing)
-    return native
+    return means, stds, np.dtype(dtype)
 
 
-def _simd(native: ModuleType) -> str:
-    """What LLAMAVID_SIMD names, or the fastest that this processor has."""
-    here: list[str] = native.simd_here()
-    choice = os.environ.get("LLAMAVID_SIMD", "") or here[0]
-    if choice in here:
-        return choice
-    if choice not in SIMD:
-        raise UsageError(
-            f"LLAMAVID_SIMD is {choice!r}",
-            expected=", ".join(SIMD[:-1]) + f" or {SIMD[-1]}",
-            next_step="Unset it to let llamavid choose.",
-        )
-    raise DeviceError(
-        f"LLAMAVID_SIMD is {choice}, which this processor does not run",
-        expected=" or ".join(here),
-        next_step="Unset it to let llamavid choose.",
-    )
-
-
-@functools.cache
-def _imported_native() -> tuple[ModuleType | None, str]:
-    try:
-        return importlib.import_module("llamavid.runtime._native"), ""
-    except ImportError as error:
-        return None, str(error)
-
-
-@functools.cache
-def _say_once(why_missing: str) -> None:
-    warnings.warn(
-        f"Pictures are prepared by NumPy: the compiled module, equal and faster, is missing ({why_missing}). "
-        f"{HOW_TO_GET_NATIVE}; LLAMAVID_PIXELS=numpy silences this.",
-        RuntimeWarning,
-        stacklevel=4,
-    )
-
-
-def _check_rgb(rgb: NDArray[np.uint8], layout: tuple[str, ...]) -> None:
+def check_rgb(rgb: NDArray[np.uint8], layout: tuple[str, ...]) -> None:
     is_array = isinstance(rgb, np.ndarray)
     fits = is_array and rgb.dtype == np.uint8 and rgb.ndim == len(layout) and rgb.shape[-1] == 3
     if not (fits and all(1 <= side <= MAX_SIDE for side in rgb.shape[-3:-1])):
@@ -274,7 +209,7 @@ def _check_rgb(rgb: NDArray[np.uint8], layout: tuple[str, ...]) -> None:
         )
 
 
-def _check_image_size(image_size: int) -> None:
+def check_image_size(image_size: int) -> None:
     if not (isinstance(image_size, int) and 1 <= image_size <= MAX_SIDE):
         raise UsageError(
             f"image_size is {image_size!r}",

@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from llamavid.errors import DeviceError, UsageError
+from llamavid.runtime.implementation import implementation
 from llamavid.runtime.pixels import (
     CLIP_MEAN,
     CLIP_STD,
-    implementation,
     pad_to_square,
     pixels_from_rgb,
     resize_and_crop,
@@ -187,6 +187,28 @@ def test_a_real_clip_gives_the_pixels_that_the_published_code_recorded(chosen: s
     assert hashlib.sha256(pixels.astype("<f4").tobytes()).hexdigest() == recorded
 
 
+@given(
+    scale=st.floats(2**-30, 2**30),
+    mean=st.floats(-2.0, 2.0),
+    seed=st.integers(0, 99),
+)
+@example(scale=1.0, mean=0.5, seed=0)
+@example(scale=2.0**-17, mean=0.5, seed=0)  # past the largest, to infinity
+@example(scale=2.0**16, mean=0.5, seed=0)  # under the smallest normal number
+@settings(max_examples=60, deadline=None)
+def test_float16_is_the_float32_rounded_by_numpy(scale: float, mean: float, seed: int) -> None:
+    rgb = picture(20, 30, seed=seed)[None]
+    constants: dict[str, Any] = {"image_size": 16, "mean": (mean, 0.5, 0.1), "std": (scale, 1.0, scale)}
+    for choice in ["numpy", "native"] if NATIVE_IS_EXPECTED else ["numpy"]:
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("LLAMAVID_PIXELS", choice)
+            halves = pixels_from_rgb(rgb, dtype=np.float16, **constants)
+            with np.errstate(over="ignore"):
+                expected = pixels_from_rgb(rgb, **constants).astype(np.float16)
+        assert halves.dtype == np.float16
+        np.testing.assert_array_equal(halves.view(np.uint16), expected.view(np.uint16))
+
+
 @pytest.mark.parametrize(("height", "width"), [(3, 8), (8, 3), (5, 8), (6, 6), (1, 1)])
 def test_a_picture_is_padded_as_pil_pastes_it_on_the_mean_colour(height: int, width: int) -> None:
     rgb = picture(height, width)
@@ -249,6 +271,8 @@ def test_pictures_of_another_form_are_refused_by_name(
         {"mean": (0.5, 0.5)},
         {"mean": (0.5, 0.5, float("nan"))},
         {"std": (0.5, 0.5, 0.0)},
+        {"dtype": np.float64},
+        {"dtype": "half a float"},
     ],
 )
 def test_constants_out_of_bounds_are_refused_by_name(chosen: str, wrong: dict[str, Any]) -> None:

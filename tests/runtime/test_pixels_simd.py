@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from llamavid.errors import DeviceError, UsageError
-from llamavid.runtime.pixels import SIMD, pixels_from_rgb, simd
+from llamavid.runtime.implementation import SIMD, simd
+from llamavid.runtime.pixels import pixels_from_rgb
 from tests.runtime.test_pixels import (
     NATIVE_IS_EXPECTED,
     assert_same_bits,
