@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from llamavid.config import Preprocessing
-from llamavid.runtime.frames import Frame, SourceKind
-from llamavid.runtime.pixels import pad_to_square, pixels_from_rgb
-from llamavid.runtime.sources import open_source
+from llamavid.runtime.pixels import pad_to_square
+from llamavid.runtime.video.frames import Frame, SourceKind
+from llamavid.runtime.video.sources import open_source
+from llamavid.runtime.yuv import pixels_from_pictures
 
 
 def clip_pixels(
@@ -31,14 +32,19 @@ def clip_pixels(
         )
 
 
+def is_padded(kind: SourceKind, preprocessing: Preprocessing) -> bool:
+    """Whether frames go on a square first: pictures do, where the model wants it."""
+    return kind is SourceKind.PICTURE and preprocessing.pad_pictures
+
+
 def frame_pixels(
     frames: Sequence[Frame], kind: SourceKind, preprocessing: Preprocessing
 ) -> npt.NDArray[np.float32]:
     """Frames, of any sizes -> float32 [n, 3, S, S]. Pictures are padded first where the model wants it."""
-    padded = kind is SourceKind.PICTURE and preprocessing.pad_pictures
-    constants = {"mean": preprocessing.mean, "std": preprocessing.std}
-    prepared = []
-    for frame in frames:
-        rgb = pad_to_square(frame.rgb, mean=preprocessing.mean) if padded else frame.rgb
-        prepared.append(pixels_from_rgb(rgb[None], image_size=preprocessing.image_size, **constants))
-    return np.concatenate(prepared)
+    padded = is_padded(kind, preprocessing)
+    return pixels_from_pictures(
+        [pad_to_square(frame.rgb, mean=preprocessing.mean) if padded else frame.picture for frame in frames],
+        image_size=preprocessing.image_size,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+    )

@@ -45,16 +45,19 @@ def write_clip(
     display: tuple[int, int, int, int] | None = None,
     audio: bool = False,
     title: str = "",
+    moving: bool = True,
+    muxer_options: dict[str, str] | None = None,
 ) -> Path:
     """A video of `drawn_frame`s; the container goes by the path's suffix. Gives the path.
 
+    moving: whether frames differ; otherwise all are the first.
     pts_ms: each frame's time, for a variable frame rate. Without it frame i is at i / fps.
     display: one of the matrices above, for MP4 and MOV.
     audio: half a second of silence goes along.
     """
     rate = Fraction(fps).limit_denominator(1001)
     lossless = {"qp": "0"} if codec.startswith("libx264") else {}
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=muxer_options or {}) as container:
         container.metadata["title"] = title
         stream = container.add_stream(codec, rate=rate, options=lossless if options is None else options)
         stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
@@ -63,7 +66,7 @@ def write_clip(
         sound = container.add_stream("aac", rate=16000, layout="mono") if audio else None
         container.start_encoding()
         for index in range(frames):
-            picture = av.VideoFrame.from_ndarray(drawn_frame(index, size), format="rgb24")
+            picture = av.VideoFrame.from_ndarray(drawn_frame(index if moving else 0, size), format="rgb24")
             picture.pts, picture.time_base = pts_ms[index] if pts_ms else index, time_base
             container.mux(stream.encode(picture))
         container.mux(stream.encode())

@@ -1,18 +1,22 @@
 """A frame, and the open file it comes from: what pictures and videos have in common.
 
-A frame is upright RGB and always carries its time. Sizes are limited here, before pixels are made.
+A frame is upright and always carries its time. Sizes are limited here, before pixels are made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from llamavid.errors import SourceError, UsageError
+from llamavid.runtime.yuv import Picture, Yuv420, rgb_of
 
 MAX_SIDE = 16384  # twice the width of 8K video
 MAX_PIXELS = 2**28 // 3  # 256 MiB of RGB; Pillow warns from here on
@@ -29,21 +33,43 @@ class SourceKind(Enum):
 class Frame:
     """One decoded frame.
 
-    index: position in the file, in display order, from 0.
+    index: position in the file, in display order, from 0; of a live source, among the kept frames.
     pts_seconds: presentation time, seconds after the stream's start.
-    rgb: uint8 [H, W, 3], upright. H and W may change within a file.
+    picture: upright; RGB, uint8 [H, W, 3], or the planes that were decoded, where the same RGB can be made of
+        them (`llamavid.runtime.video.planes`). H and W may change within a file.
     """
 
     index: int
     pts_seconds: float
-    rgb: np.ndarray
+    picture: Picture
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        height, width = (self.picture.planes[0] if isinstance(self.picture, Yuv420) else self.picture).shape[
+            :2
+        ]
+        return width, height
+
+    @cached_property
+    def rgb(self) -> npt.NDArray[np.uint8]:
+        """uint8 [H, W, 3]. Made when it is first asked for: `picture` is enough for pixels."""
+        return rgb_of(self.picture)
+
+
+@dataclass(frozen=True)
+class FrameTime:
+    """Which frame, and when it is shown."""
+
+    index: int
+    pts_seconds: float
 
 
 @dataclass
 class Source:
-    """An open file; close it, by `with` or `close`. One thread at a time.
+    """An open file; close it, by `with` or `close`. One thread at a time, but for `interrupt`.
 
-    average_fps: frames a second in the file; 0.0 for a picture.
+    average_fps: frames a second in the file or folder; 0.0 for a picture.
     step: every step-th frame is kept.
     expected_frames: how many will be kept, as far as the file's header tells; None when it does not.
     notes: one-sentence remarks for the user. Reading frames adds to them.
@@ -57,6 +83,7 @@ class Source:
     notes: list[str]
     _unread: Iterator[Frame] | None = field(repr=False)
     _opened: ExitStack = field(default_factory=ExitStack, repr=False)
+    _interrupt: Callable[[], None] = field(default=lambda: None, repr=False)
     _closed: bool = field(default=False, repr=False)
 
     def frames(self) -> Iterator[Frame]:
@@ -80,11 +107,21 @@ class Source:
         self._closed = True
         self._opened.close()
 
+    def interrupt(self) -> None:
+        """From any thread: reading ends with an error, at once where another process decodes."""
+        self._closed = True
+        self._interrupt()
+
     def __enter__(self) -> Source:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def check_fps(fps: float) -> None:
+    if not (fps > 0 and math.isfinite(fps)):
+        raise UsageError(f"fps is {fps}", expected="a number above 0", next_step="Try 1.")
 
 
 def check_size(name: str, width: int, height: int) -> None:

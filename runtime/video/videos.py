@@ -26,7 +26,17 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from llamavid.errors import SourceError
-from llamavid.runtime.frames import MAX_PIXELS, TURNED, Frame, Source, SourceKind, check_size, unreadable
+from llamavid.runtime.video.frames import (
+    MAX_PIXELS,
+    TURNED,
+    Frame,
+    Source,
+    SourceKind,
+    check_size,
+    unreadable,
+)
+from llamavid.runtime.video.planes import yuv420_of
+from llamavid.runtime.yuv import Picture
 
 # FFmpeg's demuxers. The audio ones let the error say that there is no video.
 CONTAINERS = (
@@ -41,11 +51,14 @@ STARVED = (MemoryError, BlockingIOError)  # two of them: no memory, no thread. N
 MAX_FRAMES = 24 * 3600 * 60  # a day at 60 frames a second
 MAX_BARREN_PACKETS = 2000  # in a row without a frame; a sound stream cut before a key frame may have 300
 
+UPRIGHT = (1, 0, 0, 1)  # a display matrix that changes nothing
+
 CONVERT = "Convert it to MP4; playlists are not followed."
 UNEVEN = (
     "Its frames are not evenly spaced in time: they are chosen by index, as the reference does; "
     "the times are the stream's own."
 )
+LATE_STREAMS = "Further streams begin in the middle of it: they are left out."
 
 
 def video_source(
@@ -61,7 +74,7 @@ def video_source(
     container = opened.enter_context(_open_container(file, name))
     if container.metadata.get("major_brand") in STILL_BRANDS:
         raise unreadable(name, "is a HEIF or AVIF picture", next_step="Convert it to JPEG or PNG.")
-    stream = _video_stream(container, name)
+    stream = chosen_stream(container, name)
     average_fps = float(stream.average_rate or stream.guessed_rate or 25)  # one frame alone has no average
     stated = _stated_frames(container, stream, average_fps)
     # A tiny fps makes the quotient infinite; any step past the last frame keeps frame 0 alone.
@@ -75,6 +88,24 @@ def video_source(
         raise unreadable(name, "holds no frame that can be decoded")
     expected = -(-stated // step) if stated else None
     return Source(name, SourceKind.VIDEO, average_fps, step, expected, notes, chain([first], kept))
+
+
+def first_picture_matrix(file: BinaryIO, name: str) -> tuple[int, int, int, int]:
+    """How its first picture is turned when it is shown: signs as `_display_matrix` gives them.
+
+    Raises:
+        SourceError: the file is refused, or nothing can be decoded.
+    """
+    with ExitStack() as opened:
+        file.seek(0)
+        container = opened.enter_context(_open_container(file, name))
+        stream = chosen_stream(container, name)
+        pictures = _decoded(container, stream, name, None, [], lambda: None)
+        opened.callback(pictures.close)
+        first = next(pictures, None)
+        if first is None:
+            raise unreadable(name, "holds no frame that can be decoded")
+        return _display_matrix(first)
 
 
 def out_of_memory(name: str) -> SourceError:
@@ -98,7 +129,7 @@ def _open_container(file: BinaryIO, name: str) -> InputContainer:
         raise unreadable(name, "is of no known kind, or damaged", next_step=CONVERT) from error
 
 
-def _video_stream(container: InputContainer, name: str) -> VideoStream:
+def chosen_stream(container: InputContainer, name: str, *, thread_type: str = "AUTO") -> VideoStream:
     """The stream that a player would choose, ready to decode. Cover art of music is none."""
     videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not videos:
@@ -110,7 +141,7 @@ def _video_stream(container: InputContainer, name: str) -> VideoStream:
         raise unreadable(name, "holds video in a codec that this FFmpeg does not decode")
     check_size(name, stream.codec_context.width, stream.codec_context.height)
     stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # the size may grow on the way
-    stream.thread_type = "AUTO"
+    stream.thread_type = thread_type
     return stream
 
 
@@ -132,7 +163,7 @@ def _decoded(
     stated: int | None,
     notes: list[str],
     on_decoded: Callable[[], None],
-) -> Iterator[VideoFrame]:
+) -> Generator[VideoFrame, None, None]:
     """Every frame in display order. Damage is passed over and noted, unless it does not end."""
     decoded = damaged = barren = 0
     for packet in _packets(container, stream, name, notes):
@@ -164,6 +195,10 @@ def _packets(
     """The stream's packets; the last one, empty or None, makes the decoder give what it still holds."""
     try:
         yield from container.demux(stream)
+    except (
+        IndexError
+    ):  # PyAV, at the very end, when it goes over the streams and there are more than it knows
+        notes.append(LATE_STREAMS)
     except STARVED as error:
         raise out_of_memory(name) from error
     except FFMPEG_ERRORS as error:
@@ -179,10 +214,10 @@ def _kept_frames(
     step: int,
     notes: list[str],
 ) -> Generator[Frame, None, None]:
-    """Note [Which frames]. Only kept frames are converted to RGB."""
+    """Note [Which frames]. Only kept frames are converted."""
     # AVI holds no presentation times: FFmpeg makes some up, which go back and forth where there are B-frames.
     time_base = None if stream.container.format.name == "avi" else stream.time_base
-    upright_rgb = _UprightRgb(notes)
+    upright = Upright(notes)
     start, before = stream.start_time, 0.0
     for index, picture in enumerate(pictures):
         if time_base is None or picture.pts is None:
@@ -196,16 +231,16 @@ def _kept_frames(
         if index % step == 0:
             check_size(name, picture.width, picture.height)
             try:
-                rgb = upright_rgb(picture)
+                kept = upright(picture)
             except STARVED as error:
                 raise out_of_memory(name) from error
             except FFMPEG_ERRORS as error:
                 raise unreadable(name, f"has a frame {index} without an RGB form ({error})") from error
-            yield Frame(index, seconds, rgb)
+            yield Frame(index, seconds, kept)
 
 
-class _UprightRgb:
-    """Decoded frames to uint8 [H, W, 3], as a player shows them.
+class Upright:
+    """Decoded frames as a player shows them: their own planes by Note [Frames as planes], or RGB.
 
     It converts by FFmpeg's `format` filter, as decord does, the reference's reader. `VideoFrame.to_ndarray`
     would interpolate colour in another way: other pixels at odd sizes and at 10 bits.
@@ -218,20 +253,28 @@ class _UprightRgb:
         self._notes = notes
         self._graph_for = lru_cache(maxsize=1)(_rgb_graph)  # its threads start once, not for each frame
         self._rotation: int | None = None
-        self._matrix = (1, 0, 0, 1)
+        self._matrix = UPRIGHT
 
-    def __call__(self, picture: VideoFrame) -> np.ndarray:
-        graph = self._graph_for(picture.width, picture.height, picture.format.name)
-        graph.vpush(picture)
-        rgb = np.array(graph.vpull().to_ndarray())  # a copy: FFmpeg pads rows and uses buffers again
+    def __call__(self, picture: VideoFrame) -> Picture:
         if picture.rotation != self._rotation:
             self._rotation, self._matrix = picture.rotation, _display_matrix(picture)
-            if self._matrix != (1, 0, 0, 1) and TURNED not in self._notes:
+            if self._matrix != UPRIGHT and TURNED not in self._notes:
                 self._notes.append(TURNED)
-        return _turned(rgb, *self._matrix)
+        yuv = yuv420_of(picture) if self._matrix == UPRIGHT else None
+        return _turned(self.rgb(picture), *self._matrix) if yuv is None else yuv
+
+    def rgb(self, picture: VideoFrame) -> np.ndarray:
+        """uint8 [H, W, 3], not turned."""
+        colours = (picture.colorspace, picture.color_range)
+        graph = self._graph_for(picture.width, picture.height, picture.format.name, colours)
+        graph.vpush(picture)
+        return np.array(graph.vpull().to_ndarray())  # a copy: FFmpeg pads rows and uses buffers again
 
 
-def _rgb_graph(width: int, height: int, pix_fmt: str) -> Graph:
+def _rgb_graph(width: int, height: int, pix_fmt: str, colours: tuple[int, int]) -> Graph:
+    """colours: matrix and range, not said here but by each frame. One that says none would be taken for one
+    of the frame before, so that a graph is for frames of equal colours.
+    """
     graph = Graph()
     buffer = graph.add_buffer(width=width, height=height, format=VideoFormat(pix_fmt), time_base=Fraction(1))
     graph.link_nodes(buffer, graph.add("format", "rgb24"), graph.add("buffersink")).configure()
@@ -242,7 +285,7 @@ def _display_matrix(picture: VideoFrame) -> tuple[int, int, int, int]:
     """Signs a, b, c, d of x' = a x + c y, y' = b x + d y, to the nearest quarter turn."""
     matrix = cast("Mapping[str, bytes]", picture.side_data).get("DISPLAYMATRIX")  # PyAV's stub has few keys
     if matrix is None:
-        return (1, 0, 0, 1)
+        return UPRIGHT
     a, b, _, c, d, *_ = np.frombuffer(matrix, np.int32).tolist()  # [3, 3] by rows, fixed point
     if abs(a) < abs(b):
         return (0, 1 if b > 0 else -1, 1 if c > 0 else -1, 0)

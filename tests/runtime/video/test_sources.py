@@ -21,9 +21,9 @@ import pytest
 from PIL import Image
 
 from llamavid.errors import SourceError, UsageError
-from llamavid.runtime import videos
-from llamavid.runtime.frames import TURNED, Frame, SourceKind
-from llamavid.runtime.sources import open_source as open_isolated_source
+from llamavid.runtime.video import videos
+from llamavid.runtime.video.frames import TURNED, Frame, SourceKind
+from llamavid.runtime.video.sources import open_source as open_isolated_source
 from tests.clips import (
     HALF_TURN,
     MIRRORED,
@@ -187,6 +187,24 @@ def test_a_size_that_changes_midway_is_the_frame_s_own(tmp_path: Path) -> None:
     assert [f.rgb.shape[:2] for f in frames] == [(48, 64)] * 5 + [(80, 96)] * 5
 
 
+def test_a_stream_that_begins_midway_is_left_out_and_noted(tmp_path: Path) -> None:
+    """Two recordings of a receiver, joined. PyAV stumbles over streams that were not there when it opened
+    the file, after the last frame: a mutated .ts ended in a traceback."""
+    parts = [
+        write_clip(
+            tmp_path / f"{pid}.ts",
+            codec="libx264",
+            pix_fmt="yuv420p",
+            muxer_options={"mpegts_start_pid": str(pid), "mpegts_pmt_start_pid": str(pid + 100)},
+        )
+        for pid in (256, 600)
+    ]
+    (tmp_path / "both.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    frames, notes = read(tmp_path / "both.ts")
+    assert len(frames) == 25
+    assert notes == [videos.LATE_STREAMS]
+
+
 # How a source is used
 
 
@@ -199,7 +217,7 @@ def test_frames_come_one_by_one_and_none_is_held_back(tmp_path: Path) -> None:
 
 READ_AND_PRINT_PEAK_MEMORY = """
 import gc, resource, sys
-from llamavid.runtime.sources import open_source
+from llamavid.runtime.video.sources import open_source
 gc.disable()  # what only the collector can free counts as held
 with open_source(sys.argv[1], fps=1e6, isolated=False) as source:
     for frame in source.frames():
@@ -384,7 +402,7 @@ def test_what_is_no_readable_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.mp4").touch()
     os.mkfifo(tmp_path / "pipe.mp4")
     assert "is an empty file" in refusal(tmp_path / "empty.mp4")
-    assert "is not a file" in refusal(tmp_path)
+    assert "is not a file" in refusal(Path("/dev/null"))
     assert "is not a file" in refusal(tmp_path / "pipe.mp4")
     assert "No such file or directory" in refusal(tmp_path / "missing.mp4")
     assert "null" in refusal("a\0.mp4")

@@ -19,10 +19,11 @@ import pytest
 from PIL import Image
 
 from llamavid.errors import DeviceError, SourceError, UsageError
-from llamavid.runtime import decoding
-from llamavid.runtime.decoding import SLOTS, Limits, can_isolate, source_elsewhere
-from llamavid.runtime.frames import TURNED, Source
-from llamavid.runtime.sources import NOT_ISOLATED, open_source
+from llamavid.runtime.video import decode_process
+from llamavid.runtime.video.decode_process import SLOTS
+from llamavid.runtime.video.decoding import Limits, can_isolate, source_elsewhere
+from llamavid.runtime.video.frames import TURNED, Source
+from llamavid.runtime.video.sources import NOT_ISOLATED, open_source
 from tests.clips import QUARTER_CLOCKWISE, drawn_frame, sample_clip, write_clip, write_sound
 
 pytestmark = pytest.mark.skipif(not can_isolate(), reason="needs memory files: Linux")
@@ -163,7 +164,7 @@ def test_a_file_is_refused_in_the_words_of_this_process(tmp_path: Path, kind: st
 
 
 def test_what_is_no_file_starts_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "_started", lambda *_: pytest.fail("started"))
+    monkeypatch.setattr(decode_process, "_started", lambda *_: pytest.fail("started"))
     with pytest.raises(SourceError, match="No such file"):
         open_source(tmp_path / "missing.mp4")
     with pytest.raises(UsageError, match="fps is 0"):
@@ -183,10 +184,10 @@ def test_modules_in_the_current_folder_are_not_what_the_child_runs(
 
 LOADED_BY_THE_CHILD = """
 import sys
-from llamavid.runtime import decode_child
+from llamavid.runtime.video import decode_child
 with open(sys.argv[1], "rb") as file:
     from contextlib import ExitStack
-    from llamavid.runtime.sources import source_here
+    from llamavid.runtime.video.sources import source_here
     with ExitStack() as opened:
         list(source_here(file, "a", fps=1, opened=opened).frames())
 print(*{"torch", "onnxruntime", "tokenizers", "rich", "click", "multiprocessing"} & set(sys.modules))
@@ -229,10 +230,11 @@ def test_a_real_segmentation_fault_is_one_line(clip: Path, monkeypatch: pytest.M
     """The child runs another bootstrap here, whose decoder reads address 0, as broken C code would."""
     crash = (
         "import sys; sys.path[:] = sys.argv.pop().split('\\n'); import ctypes; "
-        "import llamavid.runtime.decode_child as c; "
-        "import llamavid.runtime.sources as s; s.source_here = lambda *_, **__: ctypes.string_at(0); c.main()"
+        "import llamavid.runtime.video.decode_child as c; "
+        "import llamavid.runtime.video.sources as s; "
+        "s.source_here = lambda *_, **__: ctypes.string_at(0); c.main()"
     )
-    monkeypatch.setattr(decoding, "BOOTSTRAP", crash)
+    monkeypatch.setattr(decode_process, "BOOTSTRAP", crash)
     with pytest.raises(SourceError, match=r"makes the decoder crash \(SIGSEGV\)"):
         open_source(clip)
 
@@ -261,13 +263,13 @@ def test_frames_that_nobody_keeps_are_progress_too(tmp_path: Path) -> None:
     """Half a minute may pass between two kept frames of a large video on a small board."""
     slow = (
         "import sys; sys.path[:] = sys.argv.pop().split('\\n'); import time; "
-        "import llamavid.runtime.decode_child as c; c.ALIVE_EVERY_SECONDS = 0.1; "
+        "import llamavid.runtime.video.decode_child as c; c.ALIVE_EVERY_SECONDS = 0.1; "
         "real = c._Child._still_alive; c._Child._still_alive = lambda self: (time.sleep(0.05), real(self)); "
         "c.main()"
     )
     path = write_clip(tmp_path / "a.mp4", frames=40)
     with pytest.MonkeyPatch.context() as patch, ExitStack() as opened:
-        patch.setattr(decoding, "BOOTSTRAP", slow)
+        patch.setattr(decode_process, "BOOTSTRAP", slow)
         file = opened.enter_context(open(path, "rb"))
         limits = Limits(stall_seconds=1.0)
         source = source_elsewhere(file, "a", fps=25 / 39, opened=opened, limits=limits)
@@ -300,11 +302,12 @@ def test_more_memory_than_allowed_is_one_line(large_clip: Path, megabytes: int) 
 
 def test_allocating_without_end_is_one_line(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     greedy = (
-        "import sys; sys.path[:] = sys.argv.pop().split('\\n'); import llamavid.runtime.decode_child as c; "
-        "import llamavid.runtime.sources as s; "
+        "import sys; sys.path[:] = sys.argv.pop().split('\\n'); "
+        "import llamavid.runtime.video.decode_child as c; "
+        "import llamavid.runtime.video.sources as s; "
         "s.source_here = lambda *_, **__: [bytearray(2**24) for _ in range(10**6)]; c.main()"
     )
-    monkeypatch.setattr(decoding, "BOOTSTRAP", greedy)
+    monkeypatch.setattr(decode_process, "BOOTSTRAP", greedy)
     with (
         pytest.raises(SourceError, match="asks for more memory than decoding may take"),
         opened_with(clip, Limits(memory_bytes=2**28, least_memory_bytes=0)),
@@ -319,11 +322,14 @@ def test_the_child_s_limits_are_set(clip: Path) -> None:
     values = {line[:26].strip(): line[26:].split()[0] for line in limits}
     assert values["Max core file size"] == "0"
     assert int(values["Max data size"]) <= 2**30
-    assert int(values["Max file size"]) == decoding.SLOTS * decoding.SLOT_BYTES
+    assert int(values["Max file size"]) == decode_process.SLOTS * decode_process.SLOT_BYTES
 
 
 HEAD = b'{"what": "head", "notes": [], "is_video": true, "average_fps": 1, "step": 1, "expected_frames": 9}\n'
-FRAME = b'{"what": "frame", "notes": [], "slot": %d, "height": 9, "width": 9, "index": 0, "pts_seconds": 0}\n'
+FRAME = (
+    b'{"what": "frame", "notes": [], "index": 0, "pts_seconds": 0, "full_range": false, '
+    b'"slot": %d, "height": 9, "width": %d, "matrix": %s}\n'
+)
 
 
 @pytest.mark.parametrize(
@@ -333,17 +339,43 @@ FRAME = b'{"what": "frame", "notes": [], "slot": %d, "height": 9, "width": 9, "i
         b"[]\n",
         b'{"what": "head"}\n',
         b'{"what": "error", "given": 1}\n',
-        HEAD + FRAME % 7,
-        HEAD + FRAME % 0,
-        b"x" * (decoding.MAX_MESSAGE + 1),
+        b"[" * 100_000 + b"\n",
+        HEAD.replace(b'"average_fps": 1', b'"average_fps": NaN'),
+        HEAD + FRAME.replace(b'"pts_seconds": 0', b'"pts_seconds": 1e999') % (0, 9, b"null"),
+        HEAD + FRAME.replace(b'"pts_seconds": 0', b'"pts_seconds": 1' + b"0" * 400) % (0, 9, b"null"),
+        HEAD + FRAME % (7, 9, b"null"),
+        HEAD + FRAME % (0, 9, b"null"),
+        HEAD + FRAME % (0, 9, b'"BT601"'),
+        HEAD + FRAME % (0, 9, b'"BT2020"'),
+        HEAD + FRAME % (0, 9, b"[]"),
+        HEAD + FRAME % (0, 9_000_000, b'"BT601"'),
+        b"x" * (decode_process.MAX_MESSAGE + 1),
     ],
-    ids=["no json", "no object", "no fields", "other fields", "no such slot", "no pixels", "no end of line"],
+    ids=[
+        "no json",
+        "no object",
+        "no fields",
+        "other fields",
+        "nested without end",
+        "no number",
+        "an infinite time",
+        "a time of 400 digits",
+        "no such slot",
+        "no pixels",
+        "no planes",
+        "no such matrix",
+        "no name of a matrix",
+        "too wide",
+        "no end of line",
+    ],
 )
 def test_words_of_a_decoder_taken_over_are_not_believed(
-    clip: Path, monkeypatch: pytest.MonkeyPatch, words: bytes
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: bytes
 ) -> None:
-    liar = f"import os, time; words = {words[:300]!r} * {1 if len(words) < 1000 else 10**4}; "
-    monkeypatch.setattr(decoding, "BOOTSTRAP", liar + "os.write(1, words); time.sleep(60)")
+    said = tmp_path / "said"
+    said.write_bytes(words)
+    liar = f"import sys, time; sys.stdout.buffer.write(open({str(said)!r}, 'rb').read()); "
+    monkeypatch.setattr(decode_process, "BOOTSTRAP", f"{liar}sys.stdout.flush(); time.sleep(60)")
     with pytest.raises(SourceError, match="makes the decoder answer nonsense"):
         open_source(clip)
 
@@ -351,7 +383,7 @@ def test_words_of_a_decoder_taken_over_are_not_believed(
 def test_a_child_that_cannot_start_is_the_machine_s_fault(
     clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding, "BOOTSTRAP", "raise ImportError")
+    monkeypatch.setattr(decode_process, "BOOTSTRAP", "raise ImportError")
     with pytest.raises(DeviceError, match=r"ended by itself \(exit 1\)"):
         open_source(clip)
     monkeypatch.setattr(sys, "executable", "/no/such/python")
@@ -408,7 +440,7 @@ def test_a_source_that_is_never_closed_leaves_no_process(clip: Path) -> None:
 READ_TWO_FRAMES_AND_DIE = """
 import os, sys, signal
 from pathlib import Path
-from llamavid.runtime.sources import open_source
+from llamavid.runtime.video.sources import open_source
 frames = open_source(sys.argv[1], fps=1e6).frames()
 next(frames)
 print(Path(f"/proc/self/task/{os.getpid()}/children").read_text(), flush=True)
@@ -462,7 +494,7 @@ def test_it_works_where_the_standard_files_are_closed(clip: Path) -> None:
     """A service may start with none: the video would become file 0, which is the child's pipe."""
     code = (
         "import os, sys; os.close(0); os.close(1)\n"
-        "from llamavid.runtime.sources import open_source\n"
+        "from llamavid.runtime.video.sources import open_source\n"
         f"with open_source({str(clip)!r}) as source: sys.exit(40 + len(list(source.frames())))"
     )
     done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, cwd=Path(__file__).parents[2])

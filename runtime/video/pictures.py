@@ -9,7 +9,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from llamavid.errors import SourceError
-from llamavid.runtime.frames import TURNED, Frame, Source, SourceKind, check_size, too_large, unreadable
+from llamavid.runtime.video.frames import TURNED, Frame, Source, SourceKind, check_size, too_large, unreadable
 
 # Pillow's list is closed: some of its formats start other programs.
 PICTURES = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
@@ -36,7 +36,7 @@ def picture_source(file: BinaryIO, name: str) -> Source | None:
         raise too_large(name, str(error)) from error
     except Exception as error:  # Pillow has no base error: a damaged file raises whatever it trips over
         raise unreadable(name, f"is a picture that cannot be decoded ({error})") from error
-    frames = iter([Frame(index=0, pts_seconds=0.0, rgb=rgb)])
+    frames = iter([Frame(index=0, pts_seconds=0.0, picture=rgb)])
     return Source(name, SourceKind.PICTURE, 0.0, 1, 1, notes, frames)
 
 
