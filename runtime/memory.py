@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from llamavid.errors import DeviceError
@@ -28,6 +29,14 @@ def require_memory(needed: int, what: str, next_step: str) -> None:
             f"{what} needs {needed / 2**30:.1f} GiB and {available / 2**30:.1f} GiB are available",
             next_step=next_step,
         )
+
+
+def resident_memory() -> int:
+    """Bytes of this process in memory now, mapped files included; 0 where the system does not say."""
+    status = Path("/proc/self/statm")
+    if not status.exists():
+        return 0
+    return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _number(file: Path) -> int | None:

@@ -54,18 +54,26 @@ def feature_key(bundle: Bundle, video: Path | str, *, fps: float) -> str:
     """What makes features these and no others, as 64 hexadecimal digits.
 
     The video's bytes, the encoder's, how frames are chosen and prepared, and the precision. Reads all of
-    `video`, which must be a regular file.
+    `video`, which must be a regular file or a folder of pictures.
     """
     graph, manifest = bundle.manifest.graphs["vision"], bundle.manifest
     identity = {
         "recipe": RECIPE,
-        "video": file_sha256(Path(video)),
+        "video": _video_sha256(Path(video)),
         "encoder": [manifest.files[name].sha256 for name in (graph.file, f"{graph.file}.data")],
         "precision": [graph.precision, "float16"],  # computed in, stored in
         "preprocessing": dataclasses.asdict(manifest.model.preprocessing),
         "fps": float(fps),
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def _video_sha256(video: Path) -> str:
+    """Of a folder: of its files' names and bytes."""
+    if not video.is_dir():
+        return file_sha256(video)
+    files = sorted(file for file in video.iterdir() if file.is_file())
+    return hashlib.sha256(json.dumps([[file.name, file_sha256(file)] for file in files]).encode()).hexdigest()
 
 
 class FeatureCache:

@@ -20,8 +20,8 @@ import pytest
 from llamavid.bundle import Bundle, open_bundle
 from llamavid.errors import BundleError, DeviceError, UsageError
 from llamavid.feature_file import StoredFeatures
-from llamavid.runtime.feature_cache import FeatureCache, default_folder, feature_key
-from llamavid.runtime.feature_memory import FeatureMemory, pixel_digests
+from llamavid.runtime.features.cache import FeatureCache, default_folder, feature_key
+from llamavid.runtime.features.memory import FeatureMemory, pixel_digests
 
 ROOT = Path(__file__).parent.parent.parent
 Array = np.ndarray[Any, Any]
@@ -63,7 +63,7 @@ def recalled(memory: FeatureMemory, size: int = 3) -> tuple[Array, Array]:
 def python(code: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """A fresh Python that knows this module's names."""
     return subprocess.run(
-        [sys.executable, "-c", f"from tests.runtime.test_feature_memory import *\n{textwrap.dedent(code)}"]
+        [sys.executable, "-c", f"from tests.runtime.features.test_memory import *\n{textwrap.dedent(code)}"]
         + [str(argument) for argument in arguments],
         capture_output=True,
         text=True,
@@ -148,7 +148,7 @@ def test_a_scene_that_does_not_move_is_stored_once(tmp_path: Path) -> None:
 HOLD = """
 import json
 import numpy as np
-from llamavid.runtime.feature_memory import FeatureMemory
+from llamavid.runtime.features.memory import FeatureMemory
 
 def resident(name):
     fields = dict(line.split(":") for line in open("/proc/self/status"))
@@ -438,7 +438,7 @@ def test_processes_share_a_folder_without_ever_reading_another_one_s_half(tmp_pa
         assert cache.notes == [], cache.notes
         assert hits
     """
-    command = f"from tests.runtime.test_feature_memory import *\n{textwrap.dedent(code)}"
+    command = f"from tests.runtime.features.test_memory import *\n{textwrap.dedent(code)}"
     running = [
         subprocess.Popen(
             [sys.executable, "-c", command, str(tmp_path), str(seed)],

@@ -23,23 +23,18 @@ Note [Evicted frames]
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import heapq
-import os
-import tempfile
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from llamavid.errors import BundleError, DeviceError
-
-Half = npt.NDArray[np.float16]
+from llamavid.runtime.features.slots import FeatureSlots, Half, disk_folder, mib
 
 SPILL_BYTES = 8 << 30  # three hours at a frame a second: 0.72 MB a frame of EVA ViT-g
 MAX_FRAMES = 32768  # two tokens each fill the longest published context, 65 536 tokens
@@ -91,8 +86,8 @@ class FeatureMemory:
         assert max_frames >= 1, f"at most {max_frames} frames"
         self._budget, self._evicts, self._max_frames = budget_bytes, on_full == "evict", max_frames
         self._spill_bytes = 0 if self._evicts else spill_bytes
-        self._spill_folder = str(spill_folder or _disk_folder())
-        self._slots: _Slots | None = None  # the first frame tells the sizes
+        self._spill_folder = str(spill_folder or disk_folder())
+        self._slots: FeatureSlots | None = None  # the first frame tells the sizes
         self._held: deque[tuple[int, float, int]] = deque()  # index, pts_seconds, slot
         self._summary: deque[tuple[int, float, Half]] = deque()  # index, pts_seconds, content tokens
         self._sharing: Counter[int] = Counter()  # slot -> frames
@@ -214,21 +209,21 @@ class FeatureMemory:
 
     # Slots, shared and given back.
 
-    def _opened(self, features: tuple[int, ...], content: tuple[int, ...]) -> _Slots:
+    def _opened(self, features: tuple[int, ...], content: tuple[int, ...]) -> FeatureSlots:
         assert not self._closed, "the memory is closed"
         if self._slots is None:
-            self._slots = _Slots(features, content, self._budget, self._spill_bytes, self._spill_folder)
+            self._slots = FeatureSlots(features, content, self._budget, self._spill_bytes, self._spill_folder)
         given, held = (features, content), (self._slots.features_shape, self._slots.content_shape)
         assert given == held, f"frames of {given}, where the others are {held}"
         return self._slots
 
-    def _free_slot(self, slots: _Slots) -> int:
+    def _free_slot(self, slots: FeatureSlots) -> int:
         while self._evicts and slots.full and self._held:
             self._evict_oldest(slots)
         if slots.full:
             raise DeviceError(
-                f"{len(self._held)} frames fill {_mib(self._budget)} of memory and {_mib(self._spill_bytes)} "
-                f"of disk; one more takes {_mib(slots.frame_bytes)}",
+                f"{len(self._held)} frames fill {mib(self._budget)} of memory and {mib(self._spill_bytes)} "
+                f"of disk; one more takes {mib(slots.frame_bytes)}",
                 next_step="Look at fewer frames a second, or allow more.",
             )
         return slots.next_free()
@@ -244,7 +239,7 @@ class FeatureMemory:
             self._summary.popleft()
             self._forgotten += 1
 
-    def _evict_oldest(self, slots: _Slots) -> None:
+    def _evict_oldest(self, slots: FeatureSlots) -> None:
         index, pts_seconds, slot = self._held.popleft()
         self._summary.append((index, pts_seconds, slots.content(slot)))
         self._evicted += 1
@@ -273,113 +268,3 @@ def half(values: npt.NDArray[np.floating], frame_indices: Sequence[int]) -> Half
                 next_step="Check the bundle with `llamavid doctor`.",
             )
     return rounded
-
-
-class _Slots:
-    """Numbered places of one frame each, by Note [Where a frame lies]."""
-
-    def __init__(
-        self, features: tuple[int, ...], content: tuple[int, ...], budget: int, spill: int, folder: str
-    ) -> None:
-        self.features_shape, self.content_shape = features, content
-        self.frame_bytes = 2 * (int(np.prod(features)) + int(np.prod(content)))
-        self._in_memory = budget // self.frame_bytes
-        self._total = self._in_memory + spill // self.frame_bytes
-        self._memory: dict[int, tuple[Half, Half]] = {}
-        self._folder = folder
-        self._file: BinaryIO | None = None
-        self._free: list[int] = []  # a heap: memory before disk
-        self._touched = 0  # slots that were ever given
-
-    @property
-    def full(self) -> bool:
-        return not self._free and self._touched == self._total
-
-    @property
-    def resident_bytes(self) -> int:
-        return len(self._memory) * self.frame_bytes
-
-    @property
-    def spilled_bytes(self) -> int:
-        refused = sum(slot >= self._in_memory for slot in self._free)
-        return (max(0, self._touched - self._in_memory) - refused) * self.frame_bytes
-
-    def next_free(self) -> int:
-        if self._free:
-            return heapq.heappop(self._free)
-        self._touched += 1
-        return self._touched - 1
-
-    def give_back(self, slot: int) -> None:
-        heapq.heappush(self._free, slot)
-
-    def buffers(self, frames: int) -> tuple[Half, Half]:
-        """Room for some frames: features [n, R, C] and content [n, k, D]."""
-        shapes = (self.features_shape, self.content_shape)
-        features, content = (np.empty((frames, *shape), np.float16) for shape in shapes)
-        return features, content
-
-    def write(self, slot: int, features: Half, content: Half) -> None:
-        """Raises `DeviceError` where the disk does not take it; the slot is free again then."""
-        if slot < self._in_memory:
-            if slot not in self._memory:
-                self._memory[slot] = np.empty_like(features), np.empty_like(content)
-            for place, values in zip(self._memory[slot], (features, content), strict=True):
-                place[...] = values
-            return
-        try:
-            file = self._at(slot)
-            for values in (features, content):
-                _write_all(file, np.ascontiguousarray(values).data.cast("B"))
-        except OSError as error:
-            self.give_back(slot)
-            raise DeviceError(
-                f"{self._folder} takes {_mib(self.spilled_bytes)} of features and no more ({error.strerror})",
-                next_step="Free some, or choose another folder to spill to.",
-            ) from error
-
-    def read(self, slot: int, features: Half, content: Half) -> None:
-        """Copies a frame into `features` [R, C] and `content` [k, D]."""
-        if slot < self._in_memory:
-            features[...], content[...] = self._memory[slot]
-            return
-        file = self._at(slot)
-        for place in (features, content):
-            _read_all(file, place.data.cast("B"))
-
-    def content(self, slot: int) -> Half:
-        """A copy of a frame's content tokens. Only slots in memory are asked: who evicts does not spill."""
-        return self._memory[slot][1].copy()
-
-    def close(self) -> None:
-        self._memory.clear()
-        if self._file is not None:
-            self._file.close()
-
-    def _at(self, slot: int) -> BinaryIO:
-        if self._file is None:
-            self._file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115
-        self._file.seek((slot - self._in_memory) * self.frame_bytes)
-        return self._file
-
-
-def _disk_folder() -> str:
-    chosen = "TMPDIR" in os.environ or not os.access("/var/tmp", os.W_OK)
-    return tempfile.gettempdir() if chosen else "/var/tmp"
-
-
-def _write_all(file: BinaryIO, data: memoryview) -> None:
-    while data:  # a disk that becomes full takes a part first, and says so on the next
-        data = data[file.write(data) :]
-
-
-def _read_all(file: BinaryIO, place: memoryview) -> None:
-    while place:
-        read = file.readinto(place)  # type: ignore[attr-defined]
-        if not read:
-            raise OSError(errno.EIO, "the spill file is shorter than what was written")
-        place = place[read:]
-
-
-def _mib(size: int) -> str:
-    return f"{size / 2**20:,.1f} MiB"

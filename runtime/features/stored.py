@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,15 +26,18 @@ from llamavid.feature_file import (
 )
 from llamavid.runtime.clip import frame_pixels
 from llamavid.runtime.executors import OnnxExecutor
-from llamavid.runtime.feature_cache import FeatureCache, feature_key
-from llamavid.runtime.feature_memory import half
-from llamavid.runtime.frames import Source
-from llamavid.runtime.memory import require_memory
-from llamavid.runtime.session import FrameTime, VideoSession, Watched
-from llamavid.runtime.sources import open_source
+from llamavid.runtime.features.cache import FeatureCache, feature_key
+from llamavid.runtime.features.memory import half
+from llamavid.runtime.features.slots import disk_folder
+from llamavid.runtime.features.watched import Watched
+from llamavid.runtime.session import VideoSession
+from llamavid.runtime.video.frames import FrameTime, Source
+from llamavid.runtime.video.sources import open_source
 from llamavid.subtitles import Subtitle, subtitle_of_each_frame
 
 OnFrame = Callable[[int, int | None], None]
+
+_BATCH = 32  # frames copied at once
 
 
 def store_features(
@@ -88,7 +92,6 @@ def adopt_stored(session: VideoSession, path: Path | str) -> list[str] | None:
         return None
     stored = read_features(path)
     check_fits(stored, session.config.vision, path)
-    require_memory(stored.features.size * 4, f"the features of {path}", "Use a shorter video.")  # as float32
     times = [FrameTime(*time) for time in zip(stored.frame_indices, stored.pts_seconds, strict=True)]
     session.adopt(stored.features, times, notes=_notes(stored, session.bundle))
     return list(stored.subtitles)
@@ -104,35 +107,41 @@ def watch_cached(
 ) -> Watched:
     """As `session.watch`, but a video that the cache holds is not encoded again.
 
-    Questions see float16 features, found or made: the answer is the same the second time.
-
-    Raises: as `session.watch`, and
-        BundleError: the encoder gives values that float16 does not hold.
+    Raises: as `session.watch`.
     """
     with open_source(video, fps=fps) as source:  # what cannot be watched is told before it is hashed
         notes = list(source.notes)
     key = feature_key(session.bundle, video, fps=fps)
     stored = cache.get(key)
-    if stored is None:
-        watched = session.watch(video, fps=fps, on_frame=on_frame)
-        stored, notes = _stored(watched, session.bundle), list(watched.notes)
+    if stored is not None:
+        notes += ["It was watched before: its features come from the cache.", *cache.notes]
+        times = [FrameTime(*time) for time in zip(stored.frame_indices, stored.pts_seconds, strict=True)]
+        return session.adopt(stored.features, times, notes=notes)
+    watched = session.watch(video, fps=fps, on_frame=on_frame)
+    try:
         if feature_key(session.bundle, video, fps=fps) == key:  # not of a file that is still being written
-            stored = cache.put(key, stored)
-    else:
-        notes.append("It was watched before: its features come from the cache.")
-    times = [FrameTime(*time) for time in zip(stored.frame_indices, stored.pts_seconds, strict=True)]
-    return session.adopt(stored.features, times, notes=[*notes, *cache.notes])
+            with tempfile.TemporaryFile(dir=disk_folder()) as spool:
+                cache.put(key, _stored(watched, session.bundle, spool))
+    except OSError as error:
+        cache.notes.append(f"The features are not kept ({error.strerror}).")
+    session.watched = replace(watched, notes=(*watched.notes, *cache.notes))
+    return session.watched
 
 
-def _stored(watched: Watched, bundle: Bundle) -> StoredFeatures:
-    indices = tuple(frame.index for frame in watched.frames)
+def _stored(watched: Watched, bundle: Bundle, spool: BinaryIO) -> StoredFeatures:
+    """The features lie in `spool`: an hour of them is not to be in memory at once."""
+    shape: tuple[int, ...] = ()
+    for features, _ in watched.held.batches(_BATCH):
+        spool.write(features.data)
+        shape = features.shape[1:]
+    spool.flush()
     return StoredFeatures(
-        half(watched.features, indices),
+        np.memmap(spool, np.float16, "r", shape=(len(watched.frames), *shape)),
         has_class_token=True,
         bundle_digest=bundle.digest,
-        frame_indices=indices,
+        frame_indices=tuple(frame.index for frame in watched.frames),
         pts_seconds=tuple(frame.pts_seconds for frame in watched.frames),
-        subtitles=("",) * len(indices),
+        subtitles=("",) * len(watched.frames),
     )
 
 

@@ -1,0 +1,1 @@
+"""What the encoder made, kept for the questions to come: in memory, on disk, between processes."""
