@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from llamavid.config import VisionConfig
 from llamavid.errors import SourceError, UsageError
+from llamavid.replacing import replacing
 
 FORMAT, VERSION = "llamavid-features", 1
 MAX_HEADER_BYTES = 1 << 26  # a day at a frame a second needs 4 MB
@@ -54,28 +55,23 @@ class StoredFeatures:
         for at in range(0, len(self.features), _BLOCK):
             if not np.isfinite(self.features[at : at + _BLOCK]).all():
                 raise ValueError(f"a feature that is not finite, in frames {at} to {at + _BLOCK - 1}")
-            _release(self.features)
+            release_pages(self.features)
 
 
 def write_features(path: Path, stored: StoredFeatures) -> None:
-    """Writes beside `path`, then renames: at no moment is half a file there.
+    """Writes the file, whole or not at all.
 
     Raises:
         UsageError: `path` is something else than stored features, which is not replaced.
         OSError: the disk is full or may not be written.
     """
     check_replaceable(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with beside.open("wb") as file:
-            file.write(_header(stored))
-            for at, frame in enumerate(stored.features):
-                file.write(np.ascontiguousarray(frame, _FLOAT16).data)
-                if at % _BLOCK == 0:
-                    _release(stored.features)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with replacing(path) as beside, beside.open("wb") as file:
+        file.write(_header(stored))
+        for at, frame in enumerate(stored.features):
+            file.write(np.ascontiguousarray(frame, _FLOAT16).data)
+            if at % _BLOCK == 0:
+                release_pages(stored.features)
 
 
 def check_replaceable(path: Path) -> None:
@@ -129,7 +125,7 @@ def check_fits(stored: StoredFeatures, vision: VisionConfig, path: Path | str) -
         )
 
 
-def _release(features: npt.NDArray[np.float16]) -> None:
+def release_pages(features: npt.NDArray[np.generic]) -> None:
     """Of mapped features: what was read stays in the page cache, and no longer counts as this process's."""
     mapped = getattr(features, "_mmap", None)
     if mapped is not None and getattr(features, "mode", "") == "r" and hasattr(mmap, "MADV_DONTNEED"):

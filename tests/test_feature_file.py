@@ -25,9 +25,9 @@ from llamavid.feature_file import (
     write_features,
 )
 from llamavid.runtime.clip import clip_pixels
+from llamavid.runtime.features.stored import adopt_stored
 from llamavid.runtime.parity import run_graph
 from llamavid.runtime.session import FrameTime, VideoSession
-from llamavid.runtime.stored_features import adopt_stored
 from tests.clips import write_clip
 
 STORED = StoredFeatures(
@@ -156,7 +156,7 @@ def test_features_are_the_encoders_without_the_class_token(
     assert done.exit_code == 0, done.output
     bundle, stored = open_bundle(short_bundle), read_features(made)
     pixels = clip_pixels(clip, bundle.manifest.model.preprocessing)
-    seen = run_graph(short_bundle, bundle.manifest.graphs["vision"], {"pixels": pixels})
+    seen = run_graph(short_bundle, bundle.manifest.graphs["vision"], {"pixels": pixels})["features"]
     # float16 of features that differ in the last bits, as they were encoded in other batches
     np.testing.assert_allclose(stored.features, seen[:, 1:], rtol=2e-3, atol=1e-4)
     assert (stored.frame_indices, stored.pts_seconds) == ((0, 25), (0.0, 1.0))

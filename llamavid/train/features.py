@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from llamavid.feature_file import check_fits, read_features
 from llamavid.model.llamavid import LlamaVid
+from llamavid.replacing import replacing
 from llamavid.train.examples import Media, Sample
 from llamavid.train.state import writing
 
@@ -79,11 +79,6 @@ def _tower_digest(model: LlamaVid) -> str:
 
 
 def _write(file: Path, features: Tensor) -> None:
-    """Beside, then renamed; two processes may write the same."""
-    beside = file.with_suffix(f".{os.getpid()}")
-    try:
-        with writing(file):
-            save_file({"features": features.to("cpu", torch.float16).contiguous()}, beside)
-            beside.rename(file)
-    finally:
-        beside.unlink(missing_ok=True)
+    """Two processes may write the same."""
+    with writing(file), replacing(file) as beside:
+        save_file({"features": features.to("cpu", torch.float16).contiguous()}, beside)
