@@ -2,7 +2,8 @@
 
     vision   `llamavid.model.vision.VisionEncoder`
     content  `llamavid.model.compressor.Compressor.content_tokens`
-    context  `llamavid.model.qformer.TextDecoderModel`, then `Compressor.context_tokens`
+    context  `llamavid.model.qformer.TextDecoderModel`, then `Compressor.context_tokens` and
+             `Compressor.context_attention`
 
 This is the plain form, operation by operation; the exact rewrites of facts
 section 11 are passes over it.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from llamavid.config import ModelConfig, TextDecoder, TextDecoderConfig
-from llamavid.contract import DType
+from llamavid.contract import ATTENTION, RELEVANCE, DType
 from llamavid.export.builder import Value
 from llamavid.export.layers import Layers
 
@@ -79,7 +80,7 @@ def _pooled(layers: Layers, config: ModelConfig, patches: Value) -> Value:
 
 
 def write_context(layers: Layers, config: ModelConfig) -> None:
-    """features [n, R, C] and question ids [1, L] -> context tokens [n, 1, D]."""
+    """features [n, R, C], ids [1, L] of a question -> context tokens [n, 1, D], and what was looked at."""
     g = layers.g
     features = g.input("features")
     patches = _patches(layers, config, features)
@@ -87,10 +88,21 @@ def write_context(layers: Layers, config: ModelConfig) -> None:
     query = g.mark(layers.linear(hidden, "compressor.query_projector"), "text_query")
     with g.scope("context"):
         keys = layers.transpose(layers.linear(patches, "compressor.key_projector"), 0, 2, 1)
-        scores = g.op("MatMul", layers.scale(query, config.vision.width**-0.5), keys)
-        gathered = g.op("MatMul", layers.softmax(scores), g.cast(patches, layers.precision.compute))
+        scores = layers.sensitive(g.op("MatMul", layers.scale(query, config.vision.width**-0.5), keys))
+        weights = g.op("Softmax", scores, axis=-1)
+        compute = layers.precision.compute
+        gathered = g.op("MatMul", g.cast(weights, compute), g.cast(patches, compute))
         mean = g.op("ReduceMean", layers.sensitive(gathered), g.constant([1]), keepdims=1)
         g.output("context_tokens", layers.linear(mean, "compressor.value_projector"))
+        g.output(ATTENTION, g.op("ReduceMean", weights, g.constant([1]), keepdims=0))
+        g.output(RELEVANCE, _relevance(layers, scores))
+
+
+def _relevance(layers: Layers, scores: Value) -> Value:
+    """Scores [n, M, N] -> [n]: how far the highest stands above their mean, averaged over the queries."""
+    g = layers.g
+    highest, mean = (g.op(kind, scores, g.constant([2]), keepdims=0) for kind in ("ReduceMax", "ReduceMean"))
+    return g.op("ReduceMean", g.op("Sub", highest, mean), g.constant([1]), keepdims=0)
 
 
 def _text_decoder(layers: Layers, config: ModelConfig, features: Value, patches: Value, ids: Value) -> Value:

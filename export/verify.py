@@ -19,6 +19,7 @@ from torch import Tensor
 
 from llamavid.bundle import GraphEntry, ParityRow
 from llamavid.config import LanguageConfig, ModelConfig
+from llamavid.contract import ATTENTION, RELEVANCE
 from llamavid.errors import ParityError
 from llamavid.export.precision import dequantized
 from llamavid.model.checkpoint import Checkpoint
@@ -42,7 +43,7 @@ _TOLERANCES = {
 
 
 class RunGraph(Protocol):
-    def __call__(self, folder: Path, entry: GraphEntry, inputs: dict[str, Array]) -> Array: ...
+    def __call__(self, folder: Path, entry: GraphEntry, inputs: dict[str, Array]) -> dict[str, Array]: ...
 
 
 class RunLanguage(Protocol):
@@ -79,14 +80,17 @@ def parity(
     pixels = sample_pixels(checkpoint.config)
     features = streamed_features(checkpoint, torch.from_numpy(pixels)).numpy()
     on_step("vision: exported graph")
-    yield _row(graphs, "vision", features, _run(runner, folder, graphs["vision"], pixels=pixels))
+    found = _run(runner, folder, graphs["vision"], pixels=pixels)
+    yield _row(graphs, "vision", features, found["features"])
     on_step("content and context")
     ids = QuestionTokenizer(checkpoint.question_vocabulary).ids(QUESTION)
-    content, context = _reference_tokens(checkpoint, features, ids)
+    reference = _reference_tokens(checkpoint, features, ids)
     found = _run(runner, folder, graphs["content"], features=features)
-    yield _row(graphs, "content", content, found)
-    found = _run(runner, folder, graphs["context"], features=features, question_ids=ids)
-    yield _row(graphs, "context", context, found)
+    found |= _run(runner, folder, graphs["context"], features=features, question_ids=ids)
+    yield _row(graphs, "content", reference["content_tokens"], found["content_tokens"])
+    yield _row(graphs, "context", reference["context_tokens"], found["context_tokens"])
+    for output in (ATTENTION, RELEVANCE):
+        yield _row(graphs, "context", reference[output], found[output], output=output)
     yield from _language_rows(checkpoint, folder, graphs, runner, int4_block, on_step)
 
 
@@ -111,20 +115,27 @@ def sample_pixels(config: ModelConfig) -> npt.NDArray[np.float32]:
     return (pictures + 0.3 * random.normal(size=(6, side, side))).reshape(2, 3, side, side).astype(np.float32)
 
 
-def _run(runner: Runner, folder: Path, entry: GraphEntry, **inputs: Array) -> Array:
+def _run(runner: Runner, folder: Path, entry: GraphEntry, **inputs: Array) -> dict[str, Array]:
     specs = {spec.name: spec.dtype.numpy for spec in entry.contract.inputs}
     return runner.graph(folder, entry, {name: array.astype(specs[name]) for name, array in inputs.items()})
 
 
 @torch.inference_mode()
-def _reference_tokens(checkpoint: Checkpoint, features: Array, ids: Array) -> tuple[Array, Array]:
+def _reference_tokens(checkpoint: Checkpoint, features: Array, ids: Array) -> dict[str, Array]:
+    """Every output of the content and context graphs, by its name in the contract."""
     with torch.device("meta"):
         decoder, compressor = text_decoder(checkpoint.config), Compressor(checkpoint.config)
     checkpoint.fill("text_decoder", decoder, dtype=torch.float32, device="cpu")
     checkpoint.fill("compressor", compressor, dtype=torch.float32, device="cpu")
     rows = torch.from_numpy(features)
     query = compressor.text_query(decoder(rows, torch.from_numpy(ids)))
-    return compressor.content_tokens(rows).numpy(), compressor.context_tokens(rows, query).numpy()
+    looked = compressor.context_attention(rows, query)
+    return {
+        "content_tokens": compressor.content_tokens(rows).numpy(),
+        "context_tokens": compressor.context_tokens(rows, query).numpy(),
+        ATTENTION: looked.attention.numpy(),
+        RELEVANCE: looked.relevance.numpy(),
+    }
 
 
 def _language_rows(
@@ -174,11 +185,19 @@ def _int4_change(block: int) -> Callable[[str, Tensor], Tensor]:
 
 
 def _row(
-    graphs: dict[str, GraphEntry], name: str, reference: Array, found: Array, *, rule: str | None = None
+    graphs: dict[str, GraphEntry],
+    name: str,
+    reference: Array,
+    found: Array,
+    *,
+    rule: str | None = None,
+    output: str = "",
 ) -> ParityRow:
+    """`output` is named where a graph has several."""
     entry = graphs[name]
     tolerance, reason = _TOLERANCES[rule or entry.precision]
     against = "PyTorch with the same int4 weights" if rule else "PyTorch float32"
+    against += f" ({output})" if output else ""
     return ParityRow(name, entry.precision, against, *relative_errors(reference, found), tolerance, reason)
 
 

@@ -18,6 +18,9 @@ import numpy as np
 from llamavid.config import LanguageConfig, ModelConfig
 
 Dim = int | str
+MAX_DIGITS = 18
+
+ATTENTION, RELEVANCE = "attention", "relevance"  # of the context graph; bundles made before have neither
 
 
 class DType(str, enum.Enum):
@@ -40,6 +43,11 @@ class TensorSpec:
     name: str
     dtype: DType
     dims: tuple[str, ...]  # numbers are written as text, so that a manifest has one type
+
+    def __post_init__(self) -> None:
+        """Raises `ValueError` for a number of more digits than a dimension has."""
+        if any(len(dim) > MAX_DIGITS for dim in self.dims if dim.isdecimal()):
+            raise ValueError(f"{self.name!r} has a dimension of more than {MAX_DIGITS} digits")
 
     @property
     def shape(self) -> tuple[Dim, ...]:
@@ -79,10 +87,18 @@ def content_contract(config: ModelConfig, dtype: DType) -> GraphContract:
 
 
 def context_contract(config: ModelConfig, dtype: DType) -> GraphContract:
-    """Q-Former, context attention and projector: features and one question to context tokens."""
+    """Q-Former, context attention and projector: features and one question to context tokens.
+
+    Beside them, what the attention looked at: `attention`, the weights of the N patches, which sum to 1,
+    and `relevance`, one number a frame (Note [Relevance] in `llamavid.model.compressor`).
+    """
     return GraphContract(
         (_spec("features", dtype, "n", "R", config.vision.width), _spec("question_ids", DType.INT64, 1, "L")),
-        (_spec("context_tokens", dtype, "n", 1, config.language.hidden),),
+        (
+            _spec("context_tokens", dtype, "n", 1, config.language.hidden),
+            _spec(ATTENTION, DType.FLOAT32, "n", config.vision.patches),
+            _spec(RELEVANCE, DType.FLOAT32, "n"),
+        ),
     )
 
 

@@ -1,14 +1,31 @@
 """From a frame's features to its tokens: content (text-free) and context (text-related).
 
 Paper section 3.2; facts sections 5 and 6.
+
+Note [Relevance]
+    Which frames does a question find something in? The attention's weights sum to 1 in every frame, so
+    they tell where the question looks and never whether anything is there. Relevance is taken from the scores
+    before the softmax: their highest less their mean, averaged over the queries. What is added to all
+    scores of a frame changes no weight, and so nothing that the model sees; the difference is free of it,
+    where the highest score alone, or their log-sum-exp, is not. `python -m benchmarks.evidence` compares
+    such numbers on frames of which it is known what they show.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from llamavid.config import ModelConfig
+
+
+class ContextAttention(NamedTuple):
+    """What the context attention looked at in each frame, in float32."""
+
+    attention: Tensor  # [max(F, B), N], the weights with which patches are gathered; they sum to 1
+    relevance: Tensor  # [max(F, B)], comparable between frames; Note [Relevance]
 
 
 class Compressor(nn.Module):
@@ -38,11 +55,21 @@ class Compressor(nn.Module):
         Which question looks at which frame: as in `TextDecoderModel`.
         """
         patches = self._patches(features)
-        asking = query.reshape(len(patches), -1, query.shape[-1]) if len(query) > 1 else query
-        scores = asking @ self.key_projector(patches).transpose(1, 2) / patches.shape[-1] ** 0.5
-        rows = (scores.softmax(dim=-1) @ patches).flatten(0, 1)
+        rows = (self._scores(patches, query).softmax(dim=-1) @ patches).flatten(0, 1)
         gathered = rows.unflatten(0, (-1, query.shape[1])).mean(dim=1, keepdim=True)
         return self.value_projector(gathered)
+
+    def context_attention(self, features: Tensor, query: Tensor) -> ContextAttention:
+        """Where that attention looks, and how much it finds; arguments as of `context_tokens`."""
+        rows = self._scores(self._patches(features), query).float().flatten(0, 1)
+        scores = rows.unflatten(0, (-1, query.shape[1]))  # [max(F, B), M, N]
+        relevance = (scores.amax(dim=-1) - scores.mean(dim=-1)).mean(dim=1)
+        return ContextAttention(scores.softmax(dim=-1).mean(dim=1), relevance)
+
+    def _scores(self, patches: Tensor, query: Tensor) -> Tensor:
+        """q k^T / sqrt(C): patches [F, N, C], queries [B, M, C] -> [F, all queries of a frame, N]."""
+        asking = query.reshape(len(patches), -1, query.shape[-1]) if len(query) > 1 else query
+        return asking @ self.key_projector(patches).transpose(1, 2) / patches.shape[-1] ** 0.5
 
     def _patches(self, features: Tensor) -> Tensor:
         """The last N rows: stored features come without the class token."""

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from llamavid.config import (
+    MAX_DIMENSION,
     LanguageConfig,
     ModelConfig,
     Preprocessing,
@@ -44,16 +46,21 @@ def model_config(
         name for name in shapes if re.fullmatch(r"compressor\.content_projector\.\d+\.weight", name)
     ]
     vision = _vision_config(shapes, preprocessing.image_size)
-    return ModelConfig(
-        vision=vision,
-        text_decoder=_text_decoder_config(settings, shapes, bert),
-        language=_language_config(
-            settings, stored_layers=_count(shapes, r"language\.model\.layers\.(\d+)\.")
-        ),
-        preprocessing=preprocessing,
-        pool_grid=_pool_grid(settings.get("compress_type"), vision.grid),
-        projector_depth=_projector_depth(settings.get("mm_projector_type", "linear"), len(projections)),
-    )
+    try:
+        return ModelConfig(
+            vision=vision,
+            text_decoder=_text_decoder_config(settings, shapes, bert),
+            language=_language_config(
+                settings, stored_layers=_count(shapes, r"language\.model\.layers\.(\d+)\.")
+            ),
+            preprocessing=preprocessing,
+            pool_grid=_pool_grid(settings.get("compress_type"), vision.grid),
+            projector_depth=_projector_depth(settings.get("mm_projector_type", "linear"), len(projections)),
+        )
+    except ValueError as error:
+        raise CheckpointError(
+            f"config.json and the weights make no model: {error}", expected="those of one checkpoint"
+        ) from error
 
 
 def _vision_config(shapes: Shapes, image_size: int) -> VisionConfig:
@@ -130,7 +137,7 @@ def _language_config(settings: Mapping[str, Any], *, stored_layers: int) -> Lang
         )
     theta, factor = _rope(settings)
     positions = _whole(settings, "max_position_embeddings")
-    extended = min(_whole(settings, "max_token", default=positions), int(positions * factor))
+    extended = int(min(_whole(settings, "max_token", default=positions), positions * factor))
     return LanguageConfig(
         hidden=hidden,
         layers=layers,
@@ -163,7 +170,7 @@ def _pool_grid(compress_type: str | None, grid: int) -> int | None:
         return None
     if compress_type == "mean":
         return 1
-    match = re.fullmatch(r"grid:([1-9]\d*)", str(compress_type))
+    match = re.fullmatch(r"grid:([1-9]\d{0,8})", str(compress_type))
     if match and int(match[1]) <= grid:
         return int(match[1])
     raise CheckpointError(
@@ -173,7 +180,7 @@ def _pool_grid(compress_type: str | None, grid: int) -> int | None:
 
 
 def _projector_depth(kind: str, found: int) -> int:
-    match = re.fullmatch(r"linear|mlp([1-9]\d*)x_gelu", str(kind))
+    match = re.fullmatch(r"linear|mlp([1-9]\d{0,8})x_gelu", str(kind))
     if not match:
         raise CheckpointError(f"config.json has mm_projector_type {kind!r}", expected="linear or mlpKx_gelu")
     depth = int(match[1] or 1)
@@ -187,7 +194,7 @@ def bert_type(settings: Mapping[str, Any]) -> tuple[TextDecoder, int | None]:
     name = settings.get("bert_type")
     if name in _Q_FORMER_TYPES:
         return TextDecoder.Q_FORMER, None
-    if match := re.fullmatch(r"raw_bert_layer:([1-9]\d*)", str(name)):
+    if match := re.fullmatch(r"raw_bert_layer:([1-9]\d{0,8})", str(name)):
         return TextDecoder.RAW_BERT, int(match[1])
     raise CheckpointError(
         f"config.json has bert_type {name!r}", expected=f"{', '.join(_Q_FORMER_TYPES)} or raw_bert_layer:K"
@@ -206,7 +213,7 @@ def preprocessing_from_file(settings: Mapping[str, Any], path: Path) -> Preproce
     try:
         size, crop = _side(constants["size"]), _side(constants["crop_size"])
         mean, std = (tuple(float(x) for x in constants[key]) for key in ("image_mean", "image_std"))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(
             f"{file} has no usable size, crop, mean and std ({error!r})",
             expected="CLIP preprocessing constants",
@@ -216,10 +223,13 @@ def preprocessing_from_file(settings: Mapping[str, Any], path: Path) -> Preproce
         or constants.get("resample", 3) != 3
         or len(mean) != 3
         or len(std) != 3
+        or not all(map(math.isfinite, mean))
         or not all(0 < x < math.inf for x in std)
+        or size >= MAX_DIMENSION
     ):
         raise CheckpointError(
-            f"{file} asks for size {size}, crop {crop}, resample {constants.get('resample')}, std {std}",
+            f"{file} asks for size {size}, crop {crop}, resample {constants.get('resample')}, mean {mean}, "
+            f"std {std}",
             expected="size and crop alike, bicubic (3), three channels, positive std",
         )
     return Preprocessing(size, mean, std, _pads(settings))
@@ -256,8 +266,9 @@ def _whole(
     settings: Mapping[str, Any], key: str, file: Path | str = "config.json", *, default: int | None = None
 ) -> int:
     value = default if settings.get(key) is None else settings[key]
-    if type(value) is not int or value <= 0:
-        raise CheckpointError(f"{file} has {key} = {value!r}", expected="a positive whole number")
+    if type(value) is not int or not 0 < value < MAX_DIMENSION:
+        expected = f"a positive whole number below {MAX_DIMENSION}"
+        raise CheckpointError(f"{file} has {key} = {value!r}", expected=expected)
     return value
 
 
@@ -265,6 +276,6 @@ def _positive(
     settings: Mapping[str, Any], key: str, where: str = "config.json", *, default: float | None = None
 ) -> float:
     value = default if settings.get(key) is None else settings[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
         raise CheckpointError(f"{where} has {key} = {value!r}", expected="a positive number")
     return float(value)

@@ -153,7 +153,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         names = {str(name): str(file) for name, file in weight_map.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"{index} is not an index of shards ({error!r})", expected="a weight_map"
         ) from error
@@ -182,7 +182,7 @@ def read_json(file: Path, what: str) -> dict[str, Any]:
     """The object in a JSON file. Raises `CheckpointError` saying `what` was expected."""
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} cannot be read ({error})", expected=what) from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{file} holds a {type(data).__name__}", expected=what)

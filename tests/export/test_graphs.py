@@ -86,10 +86,15 @@ class Exported:
         return self.witness.frame_tokens(torch.from_numpy(features), question).numpy()
 
     def run(self, graph: str, **inputs: Array) -> Array:
-        """One frame graph of the bundle; every input takes the contract's type."""
+        """The first output of one frame graph of the bundle; every input takes the contract's type."""
+        return next(iter(self.run_all(graph, **inputs).values()))
+
+    def run_all(self, graph: str, **inputs: Array) -> dict[str, Array]:
+        """Every output, as float32."""
         entry = self.bundle.manifest.graphs[graph]
         typed = {name: array.astype(entry.contract.spec(name).dtype.numpy) for name, array in inputs.items()}
-        return run_graph(self.bundle.folder, entry, typed).astype(np.float32)
+        found = run_graph(self.bundle.folder, entry, typed)
+        return {name: array.astype(np.float32) for name, array in found.items()}
 
     def run_frame_tokens(self, features: Array, question: str) -> Array:
         """What `frame_tokens` is in PyTorch."""
@@ -136,6 +141,22 @@ def test_frame_tokens_are_those_of_pytorch(exported: Exported, first_row: int) -
     exported.require_close(found, exported.frame_tokens(seen, QUESTION))
 
 
+@pytest.mark.parametrize("first_row", [0, 1], ids=["with the class token", "stored without the class token"])
+def test_what_the_question_looks_at_is_what_pytorch_looks_at(exported: Exported, first_row: int) -> None:
+    seen = exported.features(three_frames(exported.witness))[:, first_row:]
+    ids = exported.witness.question_tokenizer.ids(QUESTION)
+    found = exported.run_all("context", features=seen, question_ids=ids)
+    with torch.inference_mode():
+        rows = torch.from_numpy(seen)
+        query = exported.witness.compressor.text_query(
+            exported.witness.text_decoder(rows, torch.from_numpy(ids))
+        )
+        expected = exported.witness.compressor.context_attention(rows, query)
+    np.testing.assert_allclose(found["attention"].sum(axis=1), 1, rtol=1e-5)
+    for name, values in expected._asdict().items():
+        exported.require_close(found[name], values.numpy())
+
+
 @pytest.mark.parametrize("words", [1, 254], ids=["a word", "as many as fit"])
 def test_a_question_may_have_any_length(exported: Exported, words: int) -> None:
     question = "a " * words
@@ -178,7 +199,7 @@ def losing(tensor: str, graph: str) -> Runner:
             data.seek(int(where["offset"]))
             data.write(bytes(int(where["length"])))
 
-    def spoiled_graph(folder: Path, entry: GraphEntry, inputs: dict[str, Array]) -> Array:
+    def spoiled_graph(folder: Path, entry: GraphEntry, inputs: dict[str, Array]) -> dict[str, Array]:
         lose(folder, entry)
         return run_graph(folder, entry, inputs)
 

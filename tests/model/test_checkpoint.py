@@ -421,8 +421,15 @@ def test_tied_embeddings_without_embeddings_are_missing_too(folder: Path) -> Non
         *((field, None) for field in ("num_hidden_layers", "intermediate_size", "vocab_size")),
         *((field, "x") for field in ("head_dim", "max_token", "rms_norm_eps", "rope_theta")),
         *((field, "x") for field in ("bos_token_id", "eos_token_id")),
+        # Numbers that Python reads and floating point does not, or that it does not read: tracebacks, once.
+        *((field, 10**400) for field in ("rope_theta", "max_position_embeddings")),
+        *(
+            (field, f"{words}{'9' * 5000}")
+            for field, words in (("compress_type", "grid:"), ("bert_type", "raw_bert_layer:"))
+        ),
+        ("mm_projector_type", f"mlp{'9' * 5000}x_gelu"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:40],
 )
 def test_a_field_of_the_config_that_cannot_be_is_named(folder: Path, field: str, value: object) -> None:
     set_fields({field: value}, folder)
@@ -454,14 +461,23 @@ def test_a_raw_bert_with_fewer_layers_than_the_config_asks_is_refused(tmp_path: 
     [
         *(("size", size) for size in (None, 225, "224", [], {"height": 224, "width": 336})),
         *(("image_mean", mean) for mean in (None, 0.5, [0.5, 0.5], ["a", 0.5, 0.5])),
+        ("image_mean", [10**400, 0.5, 0.5]),
+        ("image_mean", [float("nan"), 0.5, 0.5]),
         ("image_std", [0.0, 0.5, 0.5]),
+        ("size", {"height": float("inf")}),
         ("resample", 2),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:40],
 )
 def test_preprocessing_constants_that_cannot_be_are_refused(folder: Path, field: str, value: object) -> None:
     set_fields({field: value}, folder, file=CONSTANTS)
     assert CONSTANTS in refusal(folder)
+
+
+@pytest.mark.parametrize("file", [CONFIG, CONSTANTS, INDEX])
+def test_json_that_is_nested_without_end_is_refused(folder: Path, file: str) -> None:
+    (folder / file).write_text("[" * 100_000)
+    assert file in refusal(folder)
 
 
 @pytest.mark.parametrize("size", [225, 13, 0])

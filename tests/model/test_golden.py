@@ -123,6 +123,34 @@ def test_a_prompt_padded_in_a_batch_gives_what_it_gives_alone() -> None:
         assert largest_relative_error(alone, batched) <= RELATIVE_ERROR
 
 
+@CASES
+@torch.inference_mode()
+def test_the_attention_is_the_weights_that_the_recorded_context_token_was_gathered_with(
+    case: tuple[str, str],
+) -> None:
+    recorded, compressor = recording(*case), model(case[0]).compressor
+    seen = features(model(case[0]), recorded)
+    query = torch.from_numpy(recorded["text_query"])
+    attention, relevance = compressor.context_attention(seen, query)
+    patches = seen[:, -compressor.config.vision.patches :]
+    patches = patches.repeat_interleave(len(attention) // len(patches), dim=0)
+    context = compressor.value_projector(attention[:, None] @ patches)
+    assert largest_relative_error(context.numpy(), recorded["context_token"]) <= RELATIVE_ERROR
+    assert attention.dtype is relevance.dtype is torch.float32
+    assert relevance.shape == attention.shape[:1]
+
+
+@torch.inference_mode()
+def test_relevance_is_how_far_the_highest_score_stands_above_the_mean() -> None:
+    """By the weights themselves: log of the highest less the mean log, which no sum over patches changes."""
+    recorded, compressor = recording(*VIDEO), model("short-video").compressor
+    seen, query = features(model("short-video"), recorded), torch.from_numpy(recorded["text_query"])
+    one = compressor.context_attention(seen, query[:, :1])  # of one query the mean is the row itself
+    logs = one.attention.double().log()
+    expected = logs.amax(dim=1) - logs.mean(dim=1)
+    torch.testing.assert_close(one.relevance.double(), expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("batch", [1, 2])
 def test_the_batch_size_does_not_change_a_frame(batch: int) -> None:
     recorded, ours = recording(*VIDEO), model("short-video")
