@@ -1,7 +1,7 @@
 """The language model as it answers: prefill in chunks, then one token after another.
 
-Owns the key-value cache: one buffer a tensor, shared with the graph, so that no
-step copies it. Takes embeddings and gives logits; knows nothing of words.
+Takes embeddings and gives logits; knows nothing of words. What it has read lies in a `KeyValueCache`, of
+which there may be several: each is shared with the graph while it is in use, so that no step copies it.
 """
 
 from __future__ import annotations
@@ -23,58 +23,75 @@ PREFILL_CHUNK = 512  # tokens a run: bounds the scores, heads x chunk x length, 
 _CACHE_STEP = 256  # tokens; buffers are allocated in multiples, so that small growth reuses them
 
 
+class KeyValueCache:
+    """Keys and values of one sequence: `length` tokens of at most `capacity`.
+
+    To roll back, lower `length`: what comes next is written over the rest.
+    """
+
+    def __init__(self, buffers: dict[str, Array], capacity: int) -> None:
+        self.buffers, self.capacity, self.length = buffers, capacity, 0  # buffers: [1, kv_heads, capacity, d]
+
+
 class Decoder:
-    """One sequence at a time. `length` tokens of it are in the cache."""
+    """Runs one graph over one cache or another. One thread at a time."""
 
     def __init__(self, executor: OnnxExecutor, contract: GraphContract, language: LanguageConfig) -> None:
         self._executor = executor
         self._past = [spec for spec in contract.inputs if spec.name.startswith("past.")]
         self._limit = language.context_length
-        self._capacity = 0
-        self.length = 0
+        self._attached: KeyValueCache | None = None
 
-    def reserve(self, tokens: int) -> None:
-        """Empties the cache and makes room for a sequence of `tokens` in all.
+    def new_cache(self, tokens: int, *, reuse: KeyValueCache | None = None) -> KeyValueCache:
+        """An empty cache for a sequence of `tokens` in all; `reuse` itself, emptied, if that is its size.
 
         Raises:
             PromptError: the model's context is shorter.
+            DeviceError: there is not enough memory.
         """
         if tokens > self._limit:
             raise PromptError(
                 f"the prompt and its answer need {tokens} tokens",
                 expected=f"at most {self._limit}, the model's context",
-                next_step="Ask about a shorter video, or lower --fps or --max-new-tokens.",
+                next_step="Ask about a shorter video or window, or lower --fps or --max-new-tokens.",
             )
-        self.length = 0
         capacity = min(self._limit, -(-tokens // _CACHE_STEP) * _CACHE_STEP)
-        if capacity == self._capacity:
-            return
+        if reuse is not None and reuse.capacity == capacity:
+            reuse.length = 0
+            return reuse
         shape = [capacity if dim == "cache" else int(dim) for dim in self._past[0].dims]
         dtype = self._past[0].dtype.numpy
         needed = len(self._past) * int(np.prod(shape)) * dtype.itemsize
         require_memory(needed, f"a cache of {capacity} tokens", "Lower --fps, or ask about a shorter video.")
-        for spec in self._past:
-            buffer = np.zeros(shape, dtype)  # pages come as they are used
-            self._executor.share(spec.name, spec.name.replace("past.", "present."), buffer)
-        self._capacity = capacity
+        # Pages come as they are used.
+        return KeyValueCache({spec.name: np.zeros(shape, dtype) for spec in self._past}, capacity)
 
-    def prefill(self, sequence: Array, *, on_chunk: Callable[[int], None] = lambda _: None) -> Array:
-        """Embeddings [1, T, D] -> logits [V] after the last; `on_chunk(tokens so far)` after each chunk."""
+    def prefill(
+        self, cache: KeyValueCache, sequence: Array, *, on_chunk: Callable[[int], None] = lambda _: None
+    ) -> Array:
+        """Reads embeddings [1, T, D] -> logits [V] after the last.
+
+        on_chunk: called after each chunk with the tokens in the cache.
+        """
         logits = None
         for start in range(0, sequence.shape[1], PREFILL_CHUNK):
-            logits = self._step(sequence[:, start : start + PREFILL_CHUNK])
-            on_chunk(self.length)
+            logits = self._step(cache, sequence[:, start : start + PREFILL_CHUNK])
+            on_chunk(cache.length)
         assert logits is not None, "an empty sequence"
         return logits
 
-    def decode_one(self, embedding: Array) -> Array:
+    def decode_one(self, cache: KeyValueCache, embedding: Array) -> Array:
         """Reads one more embedding [D] -> logits [V]."""
-        return self._step(embedding[None, None])
+        return self._step(cache, embedding[None, None])
 
-    def _step(self, rows: Array) -> Array:
-        total = self.length + rows.shape[1]
-        assert total <= self._capacity, "reserve() comes first"
+    def _step(self, cache: KeyValueCache, rows: Array) -> Array:
+        total = cache.length + rows.shape[1]
+        assert total <= cache.capacity, f"{total} tokens in a cache for {cache.capacity}"
+        if self._attached is not cache:
+            for name, buffer in cache.buffers.items():
+                self._executor.share(name, name.replace("past.", "present."), buffer)
+            self._attached = cache
         inputs = {"inputs_embeds": rows, "total_length": np.asarray([total], np.int32)}
         logits = self._executor.run(inputs)["logits"]
-        self.length = total
+        cache.length = total
         return logits[0]

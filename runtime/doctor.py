@@ -16,7 +16,7 @@ import numpy as np
 
 from llamavid import __version__
 from llamavid.bundle import Bundle, open_bundle
-from llamavid.runtime import pixels
+from llamavid.runtime.implementation import implementation, simd
 from llamavid.runtime.memory import available_memory
 
 _EXTRAS = {  # extra -> what it needs, and what it is for
@@ -82,9 +82,9 @@ def _onnx_runtime() -> Finding:
 
 
 def _pixels() -> Finding:
-    used = pixels.implementation()
+    used = implementation()
     slower = "numpy: equal and slower; reinstall where a C++17 compiler is"
-    return Finding("pixels", used == "native", f"native, {pixels.simd()}" if used == "native" else slower)
+    return Finding("pixels", used == "native", f"native, {simd()}" if used == "native" else slower)
 
 
 def _decoding() -> Finding:

@@ -24,9 +24,11 @@ from PIL import Image
 
 from llamavid.errors import PromptError, SourceError
 from llamavid.prompt import find_template
+from llamavid.runtime.features.watched import Watched
 from llamavid.runtime.qa_layouts import AnswerFile, Broken, DataSet, Item, Record
-from llamavid.runtime.session import Array, FrameTime, VideoSession, Watched
-from llamavid.runtime.sources import open_source
+from llamavid.runtime.session import Array, VideoSession
+from llamavid.runtime.video.frames import FrameTime
+from llamavid.runtime.video.sources import open_source
 
 Z_95 = 1.959963984540054  # of the normal distribution, two-sided 95 %
 MID_GREY = 128
@@ -153,7 +155,7 @@ def grey_features(session: VideoSession) -> Array:
     with TemporaryDirectory() as folder:
         picture = Path(folder, "grey.png")
         Image.new("RGB", (side, side), (MID_GREY,) * 3).save(picture)
-        return session.watch(picture).features
+        return session.watch(picture).features()
 
 
 def watch_blind(session: VideoSession, media: Path, grey: Array, *, fps: float) -> Watched:

@@ -18,10 +18,11 @@ from llamavid.runtime.decoder import Decoder
 from llamavid.runtime.executors import OnnxExecutor
 
 
-def run_graph(folder: Path, entry: GraphEntry, inputs: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """The one output of a frame graph."""
-    (output,) = OnnxExecutor(folder / entry.file, entry.contract).run(inputs).values()
-    return output
+def run_graph(
+    folder: Path, entry: GraphEntry, inputs: Mapping[str, npt.NDArray[Any]]
+) -> dict[str, npt.NDArray[Any]]:
+    """The outputs of a frame graph, by name."""
+    return OnnxExecutor(folder / entry.file, entry.contract).run(inputs)
 
 
 def run_language(
@@ -35,5 +36,5 @@ def run_language(
     """Logits [len(chunks), V] after each chunk [1, T, D] of one sequence, through one cache."""
     executor = OnnxExecutor(folder / entry.file, entry.contract, exact_int4=exact_int4)
     decoder = Decoder(executor, entry.contract, language)
-    decoder.reserve(sum(chunk.shape[1] for chunk in chunks))
-    return np.stack([decoder.prefill(chunk) for chunk in chunks])
+    cache = decoder.new_cache(sum(chunk.shape[1] for chunk in chunks))
+    return np.stack([decoder.prefill(cache, chunk) for chunk in chunks])

@@ -5,14 +5,14 @@
         answer = session.ask("What happens here?")     # context, sequence, prefill, decode: once a question
         print(answer.text)
 
-Features do not depend on the question: they are kept, and every question reuses
-them. Everything here is NumPy and ONNX Runtime.
+Features do not depend on the question: they are kept within a budget, and every question reuses them.
+A video that does not end is for `llamavid.runtime.stream_session`. All is NumPy and ONNX Runtime.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -21,43 +21,28 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from llamavid.bundle import EMBEDDINGS, LANGUAGE_TOKENIZER, QUESTION_VOCABULARY, Bundle, open_bundle
+from llamavid.bundle import QUESTION_VOCABULARY, Bundle, open_bundle
 from llamavid.errors import PromptError, UsageError
 from llamavid.prompt import Part, Turn, checked_question, conversation, movie
-from llamavid.runtime.assembly import assemble
+from llamavid.runtime.assembly import FrameTokens
 from llamavid.runtime.clip import frame_pixels
-from llamavid.runtime.decoder import Decoder
-from llamavid.runtime.executors import OnnxExecutor
-from llamavid.runtime.frames import Frame, Source
-from llamavid.runtime.memory import require_memory
-from llamavid.runtime.sources import open_source
+from llamavid.runtime.decoder import KeyValueCache
+from llamavid.runtime.encoder import CONTEXT_BATCH, FrameEncoder
+from llamavid.runtime.evidence import Evidence, EvidenceCollector
+from llamavid.runtime.features.budget import features_memory
+from llamavid.runtime.features.watched import ArrayFeatures, FrameFeatures, Watched, slices
+from llamavid.runtime.graphs import Graphs
+from llamavid.runtime.language import LanguageModel, check_max_new_tokens
 from llamavid.runtime.timing import Timings
-from llamavid.sampling import Sampler, Sampling
-from llamavid.tokenizer import LanguageTokenizer, QuestionTokenizer, TextStream
+from llamavid.runtime.video.frames import FrameTime
+from llamavid.runtime.video.sources import open_source
+from llamavid.sampling import Sampling
+from llamavid.tokenizer import QuestionTokenizer
 
 Array = npt.NDArray[np.floating]
 T = TypeVar("T")
 
 VISION_BATCH = 2  # frames a run of the encoder: more do not help a CPU, and progress shows sooner
-CONTEXT_BATCH = 32  # frames a run of the context graph
-
-
-@dataclass(frozen=True)
-class FrameTime:
-    """Which frame, and when it is shown."""
-
-    index: int
-    pts_seconds: float
-
-
-@dataclass(frozen=True)
-class Watched:
-    """A video as the model sees it, before any question. T frames, R = 1+N or N rows, n content tokens."""
-
-    features: Array  # [T, R, C]
-    content_tokens: Array  # [T, n, D]
-    frames: tuple[FrameTime, ...]
-    notes: tuple[str, ...] = ()  # what the user should know of the file
 
 
 @dataclass(frozen=True)
@@ -70,33 +55,47 @@ class Answer:
     prompt_tokens: int
     frames: tuple[FrameTime, ...]
     timings_ms: dict[str, float]
+    evidence: Evidence | None = None  # where it was asked for
 
 
 class VideoSession:
     """One bundle, one video at a time, any number of questions. One thread may use it at a time."""
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None, timings: Timings | None = None) -> None:
-        """`threads` of one operation; None lets ONNX Runtime choose."""
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        memory_bytes: int | None = None,
+        timings: Timings | None = None,
+    ) -> None:
+        """`threads` of one operation; None lets ONNX Runtime choose.
+
+        memory_bytes: what this process may hold, by Note [Budget] in `llamavid.runtime.features.budget`; None
+            gives features a bounded share of what is free. Features beyond it lie on disk.
+        """
         self.bundle = bundle
         self.config = bundle.manifest.model
         self.timings = timings or Timings()
         self.watched: Watched | None = None
-        self._threads = threads
-        self._executors: dict[str, OnnxExecutor] = {}
-        self._decoder: Decoder | None = None
-        self._language_tokenizer = LanguageTokenizer(bundle.path(LANGUAGE_TOKENIZER))
-        self._question_tokenizer = QuestionTokenizer(
+        self._graphs = Graphs(bundle, timings=self.timings, threads=threads)
+        self._memory_bytes = memory_bytes
+        self._encoder = FrameEncoder(self._graphs, self.timings)
+        self._language = LanguageModel(self._graphs)
+        self._cache: KeyValueCache | None = None
+        self._questions = QuestionTokenizer(
             bundle.path(QUESTION_VOCABULARY), max_tokens=self.config.text_decoder.max_tokens
         )
-        self._embeddings = np.load(bundle.path(EMBEDDINGS), mmap_mode="r", allow_pickle=False)
 
     @classmethod
-    def open(cls, folder: Path | str, *, threads: int | None = None) -> VideoSession:
+    def open(
+        cls, folder: Path | str, *, threads: int | None = None, memory_bytes: int | None = None
+    ) -> VideoSession:
         """Opens and verifies a bundle. Raises `BundleError`."""
         timings = Timings()
         with timings.stage("open_bundle"):
             bundle = open_bundle(folder)
-        return cls(bundle, threads=threads, timings=timings)
+        return cls(bundle, threads=threads, memory_bytes=memory_bytes, timings=timings)
 
     def __enter__(self) -> VideoSession:
         return self
@@ -106,8 +105,15 @@ class VideoSession:
 
     def close(self) -> None:
         """Frees the graphs, the cache and the features."""
-        self._executors.clear()
-        self._decoder = self.watched = None
+        self._forget()
+        self._graphs.close()
+        self._language.close()
+        self._cache = None
+
+    @property
+    def frames_encoded(self) -> int:
+        """How many ran through the encoder so far: equal ones and questions add none."""
+        return self._encoder.encoded
 
     def watch(
         self,
@@ -125,29 +131,36 @@ class VideoSession:
         Raises:
             SourceError: the file cannot be read.
             PromptError: it has more frames than fit the model's context.
+            DeviceError: its features fit neither memory nor disk.
         """
-        self.watched = None
+        self._forget()
         with self.timings.stage("decode_video"):
             opened = open_source(path, fps=fps)
         with opened as source:
             self._check_length(source.expected_frames or 0)
-            self._check_memory(source.expected_frames or 0)
+            memory = features_memory(
+                self._graphs, frames=source.expected_frames or 0, memory_bytes=self._memory_bytes
+            )
             times: list[FrameTime] = []
-            features: list[Array] = []
-            for batch in _batches(self._timed(source.frames(), "decode_video"), VISION_BATCH):
-                times += [FrameTime(frame.index, frame.pts_seconds) for frame in batch]
-                self._check_length(len(times))
-                features.append(self._encode(batch, source))
-                on_frame(len(times), source.expected_frames)
-            return self.adopt(np.concatenate(features), times, notes=source.notes)
+            try:
+                for batch in _batches(self._timed(source.frames(), "decode_video"), VISION_BATCH):
+                    new = [FrameTime(frame.index, frame.pts_seconds) for frame in batch]
+                    self._check_length(len(times) + len(new))
+                    with self.timings.stage("pixels"):
+                        pixels = frame_pixels(batch, source.kind, self.config.preprocessing)
+                    self._encoder.remember(memory, pixels, new)
+                    times += new
+                    on_frame(len(times), source.expected_frames)
+            except BaseException:
+                memory.close()
+                raise
+            return self._watch(times, memory, source.notes)
 
     def adopt(self, features: Array, frames: Sequence[FrameTime], *, notes: Sequence[str] = ()) -> Watched:
         """Makes stored features [T, R, C] the video that questions are about."""
-        features = features.astype(self._dtype("content", "features"), copy=False)
-        with self.timings.stage("content"):
-            content = self._in_batches("content", features, "content_tokens")
-        self.watched = Watched(features, content, tuple(frames), tuple(notes))
-        return self.watched
+        self._forget()
+        content = [self._encoder.content(batch) for batch in slices(features, CONTEXT_BATCH)]
+        return self._watch(frames, ArrayFeatures(features, np.concatenate(content)), notes)
 
     def ask(
         self,
@@ -160,6 +173,7 @@ class VideoSession:
         truncate_question: bool = False,
         on_text: Callable[[str], None] = lambda text: None,
         on_prefill: Callable[[int, int], None] = lambda done, total: None,
+        evidence: bool = False,
     ) -> Answer:
         """Answers a question about the watched video.
 
@@ -171,20 +185,16 @@ class VideoSession:
             truncate_question: drop the beginning of a question that the text decoder cannot read whole.
             on_text: called with each piece of text as it comes.
             on_prefill: called with the tokens read so far and their number.
+            evidence: gather what the question looked at, for `Answer.evidence`.
 
         Raises:
             PromptError: the question is empty or too long, or all does not fit the model's context.
+            BundleError: evidence is asked of a bundle that gives none.
         """
         parts = conversation(question, template=template or self.bundle.manifest.template, history=history)
-        rows = self._frame_tokens(question, truncate_question)
-        return self._answer(
-            parts,
-            [rows.reshape(-1, rows.shape[-1])],
-            max_new_tokens,
-            sampling or Sampling(),
-            on_text,
-            on_prefill,
-        )
+        tokens, seen = self._frame_tokens(question, truncate=truncate_question, evidence=evidence)
+        answer = self._answer(parts, tokens, max_new_tokens, sampling or Sampling(), on_text, on_prefill)
+        return replace(answer, evidence=seen)
 
     def ask_movie(
         self,
@@ -196,33 +206,40 @@ class VideoSession:
         template: str | None = None,
         on_text: Callable[[str], None] = lambda text: None,
         on_prefill: Callable[[int, int], None] = lambda done, total: None,
+        evidence: bool = False,
     ) -> Answer:
         """Answers about a movie: `subtitles[i]` is said after frame i. Otherwise as `ask`."""
-        rows = self._frame_tokens(question, truncate=False)
-        if len(subtitles) != len(rows):
+        tokens, seen = self._frame_tokens(question, truncate=False, evidence=evidence)
+        if len(subtitles) != len(tokens.context):
             raise PromptError(
-                f"{len(subtitles)} subtitles", expected=f"one for each of the {len(rows)} frames"
+                f"{len(subtitles)} subtitles", expected=f"one for each of the {len(tokens.context)} frames"
             )
         template = template or self.bundle.manifest.template
-        parts = movie(question, subtitles, tokens_per_frame=rows.shape[1], template=template)
-        flat = rows.reshape(-1, 1, rows.shape[-1])
-        return self._answer(parts, list(flat), max_new_tokens, sampling or Sampling(), on_text, on_prefill)
+        parts = movie(question, subtitles, tokens_per_frame=self.config.tokens_per_frame, template=template)
+        answer = self._answer(parts, tokens, max_new_tokens, sampling or Sampling(), on_text, on_prefill)
+        return replace(answer, evidence=seen)
+
+    def look(self, question: str, *, truncate_question: bool = False) -> Evidence:
+        """What a question looks at in the watched video, without answering it. Raises as `ask`."""
+        _, seen = self._frame_tokens(question, truncate=truncate_question, evidence=True)
+        assert seen is not None
+        return seen
 
     def check_question(self, question: str, *, truncate: bool = False) -> None:
         """Raises what `ask` would raise about the question alone, before a video is watched."""
-        self._question_tokenizer.ids(checked_question(question), truncate=truncate)
+        self._questions.ids(checked_question(question), truncate=truncate)
 
-    # Frames to features.
+    # What is watched.
 
-    def _encode(self, frames: Sequence[Frame], source: Source) -> Array:
-        """Frames -> features [t, 1+N, C]."""
-        with self.timings.stage("pixels"):
-            pixels = frame_pixels(frames, source.kind, self.config.preprocessing)
-        vision = self._executor("vision")
-        with self.timings.stage("vision"):
-            return vision.run({"pixels": pixels.astype(self._dtype("vision", "pixels"), copy=False)})[
-                "features"
-            ]
+    def _forget(self) -> None:
+        if self.watched is not None:
+            self.watched.held.close()
+        self.watched = None
+        self.timings.restart("decode_video", "pixels", "vision", "content")
+
+    def _watch(self, frames: Sequence[FrameTime], held: FrameFeatures, notes: Sequence[str]) -> Watched:
+        self.watched = Watched(tuple(frames), held, tuple(notes))
+        return self.watched
 
     def _check_length(self, frames: int) -> None:
         """Before hours of encoding: would the frames alone overflow the context?"""
@@ -234,107 +251,53 @@ class VideoSession:
                 next_step="Lower --fps, or use a shorter video or a long-video checkpoint.",
             )
 
-    def _check_memory(self, frames: int) -> None:
-        """Before hours of encoding: will the features of so many frames fit?"""
-        vision = self.config.vision
-        frame = (1 + vision.patches) * vision.width * self._dtype("vision", "features").itemsize
-        require_memory(
-            frames * frame, f"the features of {frames} frames", "Lower --fps, or use a shorter video."
-        )
-
     # A question to its answer.
 
-    def _frame_tokens(self, question: str, truncate: bool) -> Array:
-        """The watched frames in the light of a question, [T, 1+n, D]."""
+    def _frame_tokens(
+        self, question: str, *, truncate: bool, evidence: bool
+    ) -> tuple[FrameTokens, Evidence | None]:
+        """The watched frames in the light of a question, and what it looked at if that is wanted."""
         if self.watched is None:
             raise UsageError("no video is watched", next_step="Call watch() first.")
-        ids = self._question_tokenizer.ids(checked_question(question), truncate=truncate)
-        self._executor("context")
+        ids = self._questions.ids(checked_question(question), truncate=truncate)
+        collector = EvidenceCollector(self.bundle) if evidence else None
+        self._graphs.load("context")
         self.timings.restart("context", "sequence", "prefill", "decode")
+        context, content = list[Array](), list[Array]()
         with self.timings.stage("context"):
-            context = self._in_batches("context", self.watched.features, "context_tokens", question_ids=ids)
-        return np.concatenate([context, self.watched.content_tokens], axis=1)
+            for features, tokens in self.watched.held.batches(CONTEXT_BATCH):
+                outputs = self._encoder.context(features, ids)
+                context.append(outputs["context_tokens"])
+                content.append(tokens.copy())
+                if collector is not None:
+                    collector.add(outputs)
+        seen = collector.evidence(self.watched.frames) if collector else None
+        return FrameTokens(np.concatenate(context), np.concatenate(content)), seen
 
     def _answer(
         self,
         parts: Sequence[Part],
-        rows: Sequence[Array],
+        tokens: FrameTokens,
         max_new_tokens: int,
         sampling: Sampling,
         on_text: Callable[[str], None],
         on_prefill: Callable[[int, int], None],
     ) -> Answer:
         assert self.watched is not None
-        if max_new_tokens < 1:
-            raise UsageError(f"max-new-tokens is {max_new_tokens}", expected="1 or more")
+        check_max_new_tokens(max_new_tokens)
         with self.timings.stage("sequence"):
-            ids = self._language_tokenizer.ids(parts)
-            sequence = assemble(ids, self._embeddings, rows, dtype=self._dtype("llm", "inputs_embeds"))
-        tokens = sequence.shape[1]
-        decoder = self._language_model()
-        decoder.reserve(tokens + max_new_tokens)
+            sequence = self._language.sequence(self._language.ids(parts), tokens)
+        read, decoder = sequence.shape[1], self._language.decoder()
+        self._cache = cache = decoder.new_cache(read + max_new_tokens, reuse=self._cache)
         with self.timings.stage("prefill"):
-            logits = decoder.prefill(sequence, on_chunk=lambda done: on_prefill(done, tokens))
-        token_ids, text, reason = self._generate(decoder, logits, max_new_tokens, sampling, on_text)
-        return Answer(text, token_ids, reason, tokens, self.watched.frames, self.timings.rounded())
-
-    def _generate(
-        self,
-        decoder: Decoder,
-        logits: Array,
-        max_new_tokens: int,
-        sampling: Sampling,
-        on_text: Callable[[str], None],
-    ) -> tuple[tuple[int, ...], str, str]:
-        sampler, stream, token_ids, text = (
-            Sampler(sampling),
-            TextStream(self._language_tokenizer),
-            list[int](),
-            "",
-        )
-        reason = "length"
+            logits = decoder.prefill(cache, sequence, on_chunk=lambda done: on_prefill(done, read))
         with self.timings.stage("decode"):
-            while True:
-                token = sampler.pick(logits)
-                if token == self.config.language.eos_id:
-                    reason = "stop"
-                    break
-                token_ids.append(token)
-                text += _told(stream.push(token), on_text)
-                if len(token_ids) == max_new_tokens:
-                    break
-                row = self._embeddings[token].astype(self._dtype("llm", "inputs_embeds"))
-                logits = decoder.decode_one(row)
-        text += _told(stream.finish(), on_text)
-        return tuple(token_ids), text.strip(), reason
-
-    # Graphs, loaded when they are first needed.
-
-    def _executor(self, graph: str) -> OnnxExecutor:
-        if graph not in self._executors:
-            entry = self.bundle.manifest.graphs[graph]
-            weights = self.bundle.manifest.files[f"{entry.file}.data"].size
-            require_memory(weights, f"graph {graph}", "Free some, or export with a smaller precision.")
-            with self.timings.stage("load"):
-                file = self.bundle.path(entry.file)
-                self._executors[graph] = OnnxExecutor(file, entry.contract, threads=self._threads)
-        return self._executors[graph]
-
-    def _language_model(self) -> Decoder:
-        if self._decoder is None:
-            contract = self.bundle.manifest.graphs["llm"].contract
-            self._decoder = Decoder(self._executor("llm"), contract, self.config.language)
-        return self._decoder
-
-    def _in_batches(self, graph: str, features: Array, output: str, **inputs: npt.NDArray[np.int64]) -> Array:
-        executor = self._executor(graph)
-        starts = range(0, len(features), CONTEXT_BATCH)
-        return np.concatenate(
-            [executor.run({"features": features[i : i + CONTEXT_BATCH], **inputs})[output] for i in starts]
+            said = self._language.generate(
+                cache, logits, max_new_tokens=max_new_tokens, sampling=sampling, on_text=on_text
+            )
+        return Answer(
+            said.text, said.token_ids, said.finish_reason, read, self.watched.frames, self.timings.rounded()
         )
-
-    def _dtype(self, graph: str, tensor: str) -> np.dtype:
-        return self.bundle.manifest.graphs[graph].contract.spec(tensor).dtype.numpy
 
     def _timed(self, items: Iterable[T], stage: str) -> Iterator[T]:
         """The same items; the time to make each goes to `stage`."""
@@ -351,9 +314,3 @@ def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
-
-
-def _told(text: str, on_text: Callable[[str], None]) -> str:
-    if text:
-        on_text(text)
-    return text

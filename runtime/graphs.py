@@ -1,0 +1,51 @@
+"""A bundle's graphs, each loaded when it is first needed, and what their tensors are."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from llamavid.bundle import Bundle
+from llamavid.contract import GraphContract
+from llamavid.runtime.executors import OnnxExecutor
+from llamavid.runtime.memory import require_memory
+from llamavid.runtime.timing import Timings
+
+
+class Graphs:
+    """One thread may use them at a time. Loading counts as the stage `load` of `timings`."""
+
+    def __init__(self, bundle: Bundle, *, timings: Timings, threads: int | None = None) -> None:
+        """`threads` of one operation; None lets ONNX Runtime choose."""
+        self.bundle = bundle
+        self._timings, self._threads = timings, threads
+        self._loaded: dict[str, OnnxExecutor] = {}
+
+    def load(self, graph: str) -> OnnxExecutor:
+        """Raises `BundleError` where it cannot be loaded, `DeviceError` where memory does not suffice."""
+        if graph not in self._loaded:
+            require_memory(
+                self._weights_bytes(graph), f"graph {graph}", "Free some, or export with a smaller precision."
+            )
+            with self._timings.stage("load"):
+                file = self.bundle.path(self.bundle.manifest.graphs[graph].file)
+                self._loaded[graph] = OnnxExecutor(file, self.contract(graph), threads=self._threads)
+        return self._loaded[graph]
+
+    def contract(self, graph: str) -> GraphContract:
+        return self.bundle.manifest.graphs[graph].contract
+
+    def dtype(self, graph: str, tensor: str) -> np.dtype:
+        return self.contract(graph).spec(tensor).dtype.numpy
+
+    def bytes_to_load(self) -> int:
+        """Weights of the graphs that are not loaded yet."""
+        return sum(
+            self._weights_bytes(name) for name in self.bundle.manifest.graphs if name not in self._loaded
+        )
+
+    def close(self) -> None:
+        self._loaded.clear()
+
+    def _weights_bytes(self, graph: str) -> int:
+        manifest = self.bundle.manifest
+        return manifest.files[f"{manifest.graphs[graph].file}.data"].size
