@@ -18,8 +18,10 @@ from llamavid import __version__
 from llamavid.commands.answering import ask, chat
 from llamavid.commands.demo import demo
 from llamavid.commands.evaluating import evaluate
+from llamavid.commands.heatmap import heatmap
 from llamavid.commands.long_video import features
 from llamavid.commands.making import export, train
+from llamavid.commands.streaming import stream
 from llamavid.console import error_line, remark
 from llamavid.embedded import default_bundle
 from llamavid.errors import BundleError, LlamaVidError
@@ -54,6 +56,7 @@ def main() -> None:
     llamavid demo                             the embedded tiny model answers about a clip of its little world
     llamavid export CHECKPOINT -o BUNDLE      a checkpoint becomes a bundle
     llamavid ask BUNDLE clip.mp4 "question"   the bundle answers
+    llamavid stream BUNDLE camera:0 --ask "?" the bundle answers again and again
     """
 
 
@@ -78,5 +81,5 @@ def doctor(bundle: Path | None, as_json: bool) -> None:
         click.echo(f"{mark} {finding.subject:18} {finding.text}")
 
 
-for command in (ask, chat, demo, evaluate, export, features, train):
+for command in (ask, chat, demo, evaluate, export, features, heatmap, stream, train):
     main.add_command(command)

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 import types
 import typing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+MAX_DIMENSION = 2**31
 
 
 class TextDecoder(str, enum.Enum):
@@ -135,13 +138,30 @@ class ModelConfig:
         return dataclass_from_json(cls, data)
 
     def __post_init__(self) -> None:
-        """Raises `ValueError` for a dimension that cannot be."""
+        """Raises `ValueError` for a dimension that cannot be, or two that contradict each other."""
         for part in (self.vision, self.text_decoder, self.language, self.preprocessing, self):
             for field in dataclasses.fields(part):
-                value = getattr(part, field.name)
-                least = 0 if field.name in ("queries", "bos_id", "eos_id") else 1
-                if type(value) is int and value < least:
-                    raise ValueError(f"{type(part).__name__}.{field.name} is {value}, less than {least}")
+                _check_number(f"{type(part).__name__}.{field.name}", getattr(part, field.name))
+        if not all(map(math.isfinite, self.preprocessing.mean)):
+            raise ValueError(f"preprocessing.mean is {self.preprocessing.mean}")
+        if not all(0 < value < math.inf for value in self.preprocessing.std):
+            raise ValueError(f"preprocessing.std is {self.preprocessing.std}, not above 0")
+        if self.preprocessing.image_size != self.vision.image_size:
+            raise ValueError(
+                f"preprocessing makes {self.preprocessing.image_size} px and the encoder reads "
+                f"{self.vision.image_size} px"
+            )
+        if not (self.pool_grid or 1) <= self.vision.grid:
+            raise ValueError(f"a grid of {self.pool_grid} in {self.vision.grid} x {self.vision.grid} patches")
+
+
+def _check_number(where: str, value: object) -> None:
+    """Counts are at least 1 but for a few, and not so large that their product is no number of anything."""
+    least = 0 if where.endswith((".queries", ".bos_id", ".eos_id")) else 1
+    if type(value) is int and not least <= value < MAX_DIMENSION:
+        raise ValueError(f"{where} is {value}, not from {least} to {MAX_DIMENSION}")
+    if type(value) is float and not 0 < value < math.inf:
+        raise ValueError(f"{where} is {value}, not a number above 0")
 
 
 def dataclass_from_json(cls: type[T], data: object, where: str = "") -> T:
@@ -181,7 +201,10 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return hint(value)
     if hint is float and type(value) is int:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise ValueError(f"{where} is a number of {len(str(value))} digits") from error
     if hint is not Any and type(value) is not hint:
         raise ValueError(f"{where} is {value!r}, not {hint.__name__}")
     return value

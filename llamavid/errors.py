@@ -15,6 +15,8 @@ command line prints that as one line and never a traceback.
 
 from __future__ import annotations
 
+MAX_PART = 600  # characters of a part of an error
+
 
 class LlamaVidError(Exception):
     """Base of the tree.
@@ -29,8 +31,15 @@ class LlamaVidError(Exception):
 
     def __init__(self, given: str, *, expected: str = "", next_step: str = "") -> None:
         self.given, self.expected, self.next_step = given, expected, next_step
-        sentence = given + (f"; expected {expected}" if expected else "")
-        super().__init__(sentence + (f". {next_step}" if next_step else ""))
+        sentence = _shown(given) + (f"; expected {_shown(expected)}" if expected else "")
+        super().__init__(sentence + (f". {_shown(next_step)}" if next_step else ""))
+
+
+def _shown(text: str) -> str:
+    """`text` as part of one line, short, that a terminal takes as nothing but text: a file's own words may
+    be in it."""
+    text = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+    return text if len(text) <= MAX_PART else f"{text[: MAX_PART // 2]} ... {text[-MAX_PART // 2 :]}"
 
 
 class UsageError(LlamaVidError):

@@ -22,6 +22,7 @@ _TIME = r"(?:([0-9]{1,4}):)?([0-5]?[0-9]):([0-5]?[0-9])[.,]([0-9]{1,3})"
 _TIMES = re.compile(rf"\s*{_TIME}\s*{_ARROW}\s*{_TIME}(?:\s.*)?")  # cue settings may follow
 # <i>, </font>, <v Name>, <00:01.000>, {\an8}; not "I <3 you".
 _MARKUP = re.compile(r"</?[A-Za-z][^<>]*>|<[0-9:.]+>|\{\\[^{}]*\}")
+_LONG_NUMBER = re.compile(r"&#[0-9]{1000,};?")  # of no character; Python refuses to read so many digits
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ def read_subtitles(path: Path | str) -> list[Subtitle]:
             next_step="Save it as one of these in UTF-8.",
         )
     found = []
-    for cue, following in zip(cues, [*cues[1:], len(lines)], strict=True):
+    ends = [*cues, len(lines)][1:]
+    for cue, following in zip(cues, ends, strict=True):
         start, end = _times(lines[cue], f"{path}, line {cue + 1}")
         body = lines[cue + 1 : following]
         text = _plain(
@@ -119,4 +121,5 @@ def _without_number(body: list[str], *, is_last: bool) -> list[str]:
 
 
 def _plain(body: list[str]) -> str:
-    return " ".join(html.unescape(_MARKUP.sub("", " ".join(body))).split())
+    text = _LONG_NUMBER.sub("\N{REPLACEMENT CHARACTER}", _MARKUP.sub("", " ".join(body)))
+    return " ".join(html.unescape(text).split())

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from safetensors.numpy import load_file
 
+from llamavid.bundle import MANIFEST, file_sha256
 from llamavid.export.pack import ExportOptions, export_bundle
 from llamavid.export.verify import Runner
 from llamavid.model.checkpoint import Checkpoint, open_checkpoint
@@ -79,4 +82,20 @@ def int4_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundles") / "int4"
     options = ExportOptions(precision="fp16", llm_precision="int4")
     export_bundle(golden_checkpoint("short-video"), folder, runner=RUNNER, options=options)
+    return folder
+
+
+@pytest.fixture
+def earlier_bundle(short_bundle: Path, tmp_path: Path) -> Path:
+    """The short bundle as it was made before context graphs told what they look at."""
+    folder = shutil.copytree(short_bundle, tmp_path / "earlier")
+    file = folder / "context.onnx"
+    graph = onnx.load(str(file), load_external_data=False)
+    del graph.graph.output[1:]
+    file.write_bytes(graph.SerializeToString())
+    manifest = json.loads((folder / MANIFEST).read_text())
+    del manifest["graphs"]["context"]["contract"]["outputs"][1:]
+    manifest["parity"] = [row for row in manifest["parity"] if "(" not in row["against"]]
+    manifest["files"][file.name] = {"size": file.stat().st_size, "sha256": file_sha256(file)}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
     return folder

@@ -219,9 +219,42 @@ def test_a_damaged_field_is_named(bundle: Path, where: tuple[str, ...], damage: 
     assert field in problem or "no such thing" in problem
 
 
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (("model", "language", "norm_eps"), 10**400),  # an OverflowError, once
+        (("model", "language", "rope_theta"), float("nan")),
+        (("model", "language", "context_length"), 10**400),
+        (("model", "preprocessing", "mean"), [0.5, float("inf"), 0.5]),
+        (("model", "preprocessing", "std"), [0.5, 0.0, 0.5]),
+        (("model", "preprocessing", "image_size"), 10),
+        (("model", "vision", "patch_size"), 10_000),  # no patches: a division by zero, once asked
+        (("model", "pool_grid"), 10_000),
+        (("graphs", "llm", "contract", "inputs", 0, "dims"), ["9" * 5000]),  # which int() refuses to read
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_number_that_no_model_has_is_refused(bundle: Path, where: tuple[Any, ...], value: object) -> None:
+    def change(manifest: Any) -> None:
+        *owners, field = where
+        for owner in owners:
+            manifest = manifest[owner]
+        manifest[field] = value
+
+    edit(bundle, change)
+    assert str(bundle / MANIFEST) in str(refusal(bundle))
+
+
 def test_an_unknown_field_is_named_in_one_line(bundle: Path) -> None:
     edit(bundle, lambda manifest: manifest.update({"sur\nprise": 1}))
     assert "prise" in str(refusal(bundle))
+
+
+def test_a_manifest_s_own_words_are_shown_in_one_line(bundle: Path) -> None:
+    edit(bundle, lambda manifest: manifest["built_with"].update({"sur\nprise \x1b[2J": 1}))
+    assert "prise" in str(refusal(bundle))
+    (bundle / MANIFEST).write_bytes(b'{"format_version": "' + b"\xff" * 10_000)
+    assert len(str(refusal(bundle))) < 2000
 
 
 @pytest.mark.parametrize("unlisted", FILES)

@@ -244,7 +244,7 @@ def text(folder: Path) -> Path:
         (without_video_stream, "holds no video, only audio"),
         (empty, "is an empty file"),
         (text, "of no known kind, or damaged"),
-        (Path, "is not a file"),
+        (Path, "is a folder without a picture"),
     ],
 )
 def test_a_source_that_cannot_be_looked_at_is_one_line_and_exit_code_1(
@@ -370,6 +370,126 @@ def test_what_is_no_bundle_is_said_at_once(
         line = llamavid(command, path, *rest).immediate_error(1)
         assert str(path) in line
         assert "llamavid export" in line
+
+
+# Evidence
+
+
+def test_evidence_comes_after_the_answer_and_says_that_it_is_no_proof(
+    llamavid: Command, short_bundle: Path, clip: Path
+) -> None:
+    asked = ("ask", short_bundle, clip, "What happens?", "--max-new-tokens", "4")
+    plain, told = llamavid(*asked), llamavid(*asked, "--evidence")
+    assert told.code == 0, told.stderr
+    assert told.stdout.startswith(plain.stdout)
+    _, *rows, last = told.stdout.removeprefix(plain.stdout).splitlines()
+    assert sorted(row.split()[0] for row in rows) == ["00:00.0", "00:01.0"]
+    assert "not proof" in last
+
+
+def test_the_json_document_has_every_frame_s_relevance_where_it_is_asked_for(
+    llamavid: Command, short_bundle: Path, clip: Path
+) -> None:
+    asked = ("ask", short_bundle, clip, "What happens?", "--max-new-tokens", "2", "--json")
+    assert "evidence" not in llamavid(*asked).document()
+    document = llamavid(*asked, "--evidence").document()
+    found = document["evidence"]["frames"]
+    assert [{key: frame[key] for key in ("index", "pts_seconds")} for frame in found] == document["frames"]
+    assert sorted(frame["rank"] for frame in found) == [1, 2]
+    assert sum(frame["share"] for frame in found) == pytest.approx(1, abs=1e-5)
+    assert all(frame["relevance"] > 0 for frame in found)
+    assert "not proof" in document["evidence"]["note"]
+
+
+def test_chat_gives_evidence_about_each_question(llamavid: Command, short_bundle: Path, clip: Path) -> None:
+    options = ("--max-new-tokens", "2", "--json", "--evidence")
+    first, second = documents(llamavid("chat", short_bundle, clip, *options, stdin="What?\nWho?\n"))
+    assert first["evidence"]["note"] == second["evidence"]["note"]
+    assert first["evidence"]["frames"] != second["evidence"]["frames"]
+
+
+@pytest.mark.parametrize("command", ["ask", "chat", "heatmap"])
+def test_a_bundle_from_before_says_at_once_that_it_gives_no_evidence(
+    llamavid: Command, earlier_bundle: Path, clip: Path, tmp_path: Path, command: str
+) -> None:
+    rest = {
+        "ask": (clip, "Why?", "--evidence"),
+        "chat": (clip, "--evidence"),
+        "heatmap": (clip, "Why?", "-o", tmp_path / "out.png"),
+    }
+    line = llamavid(command, earlier_bundle, *rest[command]).immediate_error(1)
+    assert f"{earlier_bundle} answers, but gives no evidence" in line
+    assert "llamavid export" in line
+    assert llamavid("ask", earlier_bundle, clip, "Why?", "--max-new-tokens", "2").code == 0
+
+
+# heatmap
+
+
+def test_heatmap_draws_the_chosen_frames_into_a_png(
+    llamavid: Command, short_bundle: Path, clip: Path, tmp_path: Path
+) -> None:
+    asked = ("heatmap", short_bundle, clip, "What happens?", "-o", tmp_path / "new" / "out.png")
+    done = llamavid(*asked)
+    assert done.stdout.startswith(f"{tmp_path / 'new' / 'out.png'}: 2 of 2 frames")
+    assert "not proof" in done.stdout
+    with Image.open(tmp_path / "new" / "out.png") as both:
+        assert both.format == "PNG"
+        assert both.size == (652, 371)
+    document = llamavid(*asked, "--at", "0:01.2", "--json").document()
+    assert [frame["pts_seconds"] for frame in document["frames"]] == [1.0]
+    assert document["picture"] == str(tmp_path / "new" / "out.png")
+    assert document["question"] == "What happens?"
+    assert "not proof" in document["note"]
+    assert document["bundle"]["path"] == str(short_bundle)
+    first = llamavid(*asked, "--frames", "1", "--json").document()["frames"][0]
+    assert first["rank"] == 1
+
+
+def test_heatmap_draws_a_picture_too(
+    llamavid: Command, short_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(drawn_frame(3, (60, 90))).save(tmp_path / "picture.jpg")
+    monkeypatch.chdir(tmp_path)
+    done = llamavid("heatmap", short_bundle, "picture.jpg", "What is it?")
+    assert done.stdout == "heatmap.png: 1 of 1 frame. Attention, not proof.\n"
+    assert Image.open("heatmap.png").format == "PNG"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--frames", "0"), "0 is not in the range"),
+        (("--frames", "25"), "25 is not in the range"),
+        (("--at", "soon"), "12.5, 1:03 or 1:02:03"),
+        (("--at=-1",), "12.5, 1:03 or 1:02:03"),
+        (("--frames", "1", "--at", "1"), "both --frames and --at"),
+        (("-o", "notes.txt"), "notes.txt exists and is no PNG"),
+        (("-o", "."), ". exists and is no PNG"),
+    ],
+)
+def test_heatmap_refuses_at_once_what_cannot_be_drawn(
+    llamavid: Command,
+    short_bundle: Path,
+    clip: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    told: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    assert told in llamavid("heatmap", short_bundle, clip, "Why?", *options).immediate_error(2)
+    assert os.listdir(tmp_path) == ["notes.txt"]
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_heatmap_of_a_time_after_the_end_names_the_last_frame(
+    llamavid: Command, short_bundle: Path, clip: Path, tmp_path: Path
+) -> None:
+    asked = ("heatmap", short_bundle, clip, "Why?", "--at", "1:03", "-o", tmp_path / "out.png")
+    assert "--at 01:03.0 is after the last frame; expected at most 00:01.0" in llamavid(*asked).error(2)
+    assert os.listdir(tmp_path) == []
 
 
 # chat
@@ -577,7 +697,7 @@ def test_export_prints_the_table_of_errors_and_the_next_command_which_works(
     *table, last = done.stdout.splitlines()
     assert done.code == 0
     assert [row.split()[:3] for row in table] == [
-        ["ok", graph, "fp32"] for graph in ("vision", "content", "context", "llm")
+        ["ok", graph, "fp32"] for graph in ("vision", "content", "context", "context", "context", "llm")
     ]
     assert done.stderr.count("CC BY-NC 4.0") == 1
     _, *next_command = shlex.split(last.split("Next: ")[1].replace("VIDEO", shlex.quote(str(clip))))
@@ -590,7 +710,8 @@ def test_export_gives_the_table_of_errors_as_json(llamavid: Command, tmp_path: P
     document = llamavid("export", SHORT / "checkpoint", "-o", tmp_path / "bundle", *options).document()
     assert document["bundle"] == str(tmp_path / "bundle")
     judged = [row for row in document["parity"] if row["tolerance"] is not None]
-    assert [row["graph"] for row in judged] == ["vision", "content", "context", "llm", "llm"]
+    context = ["context"] * 3  # its tokens, its attention, its relevance
+    assert [row["graph"] for row in judged] == ["vision", "content", *context, "llm", "llm"]
     assert all(row["norm_error"] <= row["tolerance"] for row in judged)
 
 

@@ -35,7 +35,7 @@ TABLE = {
 THIRD_PARTY = {
     "llamavid/console.py": {"click", "rich"},
     "words": {"numpy", "sentencepiece", "tokenizers"},
-    "runtime": {"numpy", "onnxruntime", "av", "PIL"},
+    "runtime": {"numpy", "onnxruntime", "av", "PIL", "decord", "cv2", "gi"},
     "cli": {"click"},
 }
 NEVER_ON_A_DEVICE = ["torch", "transformers", "onnx", "safetensors"]
@@ -170,6 +170,19 @@ def test_an_answer_needs_nothing_of_the_workstation_installed(short_bundle: Path
     assert done.returncode == 0, done.stderr
 
 
+def test_an_answer_leaves_nothing_in_the_home_folder(
+    tmp_path: Path, short_bundle: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime 1.29 began to report models to its maker: its import alone wrote a device's identity here.
+    A thousand mutated videos, each asked about in an empty home, found it."""
+    for name in ("HOME", "XDG_CACHE_HOME", "TMPDIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    done = python("-m", "llamavid", "ask", short_bundle, clip, "What?", "--max-new-tokens", "2")
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.rglob("*")) == []
+
+
 def test_export_says_what_to_install_where_the_workstation_is_missing(tmp_path: Path) -> None:
     export = f"main(['export', '.', '-o', {str(tmp_path / 'bundle')!r}])"
     done = python("-c", f"{UNINSTALL}\nfrom llamavid.cli import main\n{export}")
@@ -179,7 +192,10 @@ def test_export_says_what_to_install_where_the_workstation_is_missing(tmp_path: 
     assert 'pip install "llamavid[export]"' in line
 
 
-COMMANDS = [[], *(name.split() for name in ("ask", "chat", "demo", "doctor", "eval", "export", "features"))]
+COMMANDS = [
+    [],
+    *([name] for name in ("ask", "chat", "demo", "doctor", "eval", "export", "features", "heatmap")),
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

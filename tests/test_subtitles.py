@@ -130,3 +130,17 @@ def test_words_before_the_first_frame_are_not_said_at_the_end_of_the_movie() -> 
 
 def test_without_frames_nothing_is_said() -> None:
     assert subtitle_of_each_frame([Subtitle(0, 1, "a")], []) == []
+
+
+def test_a_webvtt_file_without_cues_says_nothing(tmp_path: Path) -> None:
+    """It ended in a traceback. A fuzzer's third file: the two words below."""
+    (tmp_path / "a.vtt").write_text("WEBVTT\n\nNOTE nothing\n")
+    assert read_subtitles(tmp_path / "a.vtt") == []
+
+
+def test_a_character_of_a_thousand_digits_is_none(tmp_path: Path) -> None:
+    """Python reads no number of more than 4,300 digits: `html.unescape` ended in a traceback."""
+    (tmp_path / "a.srt").write_text(f"1\n00:00:01,000 --> 00:00:02,000\nA&#{'9' * 5000};B &#65; &#x42;\n")
+    assert [subtitle.text for subtitle in read_subtitles(tmp_path / "a.srt")] == [
+        "A\N{REPLACEMENT CHARACTER}B A B"
+    ]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llamavid.commands.bundle_argument import bundle_then, chosen_bundle
+from llamavid.commands.quantities import ByteSize
 from llamavid.console import Progress, error_line, printable, remark
 from llamavid.errors import LlamaVidError, PromptError
 
@@ -54,6 +55,14 @@ def answering_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--cache-gb", type=click.FloatRange(min=0), default=10.0, show_default=True, help="Its quota."
         ),
+        click.option(
+            "--memory",
+            type=ByteSize(),
+            help="What the process may hold, such as 2G; features beyond it lie on disk.",
+        ),
+        click.option(
+            "--evidence", is_flag=True, help="Tell which frames the question looked at: attention, not proof."
+        ),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON document an answer."),
     ]
     for option in reversed(options):
@@ -70,7 +79,7 @@ def ask(bundle: Path | None, source: str, question: str, as_json: bool, **option
     The answer streams to stdout; progress and remarks go to stderr. Without BUNDLE the embedded tiny model
     answers.
     """
-    from llamavid.runtime.stored_features import adopt_stored
+    from llamavid.runtime.features.stored import adopt_stored
 
     with _opened(bundle, question, **options) as session:
         subtitles = adopt_stored(session, source)
@@ -116,10 +125,11 @@ def chat(bundle: Path | None, source: str, as_json: bool, **options: Any) -> Non
 
 
 def _opened(
-    bundle: Path | None, question: str | None, *, threads: int | None, **options: Any
+    bundle: Path | None, question: str | None, *, threads: int | None, memory: float | None, **options: Any
 ) -> VideoSession:
     """A session to watch with. A mistake in the words is said before hours of encoding."""
     from llamavid.prompt import checked_question, find_template
+    from llamavid.runtime.evidence import require_evidence
     from llamavid.runtime.session import VideoSession
     from llamavid.sampling import Sampling
 
@@ -128,15 +138,19 @@ def _opened(
         find_template(options["template"])
     if question is not None:
         checked_question(question)
-    session = VideoSession.open(chosen_bundle(bundle), threads=threads)
+    session = VideoSession.open(
+        chosen_bundle(bundle), threads=threads, memory_bytes=int(memory) if memory else None
+    )
+    if options["evidence"]:
+        require_evidence(session.bundle)
     if question is not None:
         session.check_question(question, truncate=options["truncate_question"])
     return session
 
 
 def _watch(session: VideoSession, source: str, options: dict[str, Any], as_json: bool) -> None:
-    from llamavid.runtime.feature_cache import FeatureCache, default_folder
-    from llamavid.runtime.stored_features import watch_cached
+    from llamavid.runtime.features.cache import FeatureCache, default_folder
+    from llamavid.runtime.features.stored import watch_cached
 
     with Progress(quiet=as_json) as progress:
 
@@ -189,12 +203,16 @@ def _asked(
             template=options["template"],
             on_text=on_text,
             on_prefill=lambda done, total: progress.update("reading tokens", done, total),
+            evidence=options["evidence"],
         )
     click.echo(json.dumps(_document(session, answer)) if as_json else "")
+    if answer.evidence and not as_json:
+        click.echo(answer.evidence.table())
     return answer
 
 
 def _document(session: VideoSession, answer: Answer) -> dict[str, Any]:
+    evidence = {"evidence": answer.evidence.document()} if answer.evidence else {}
     return {
         "answer": answer.text,
         "token_ids": list(answer.token_ids),
@@ -204,6 +222,7 @@ def _document(session: VideoSession, answer: Answer) -> dict[str, Any]:
         "timings_ms": answer.timings_ms,
         "notes": list(session.watched.notes) if session.watched else [],
         "bundle": {"path": str(session.bundle.folder), "digest": session.bundle.digest},
+        **evidence,
     }
 
 

@@ -39,7 +39,7 @@ def features(
     Without BUNDLE the embedded tiny model encodes.
     """
     from llamavid.bundle import open_bundle
-    from llamavid.runtime.stored_features import store_features
+    from llamavid.runtime.features.stored import store_features
     from llamavid.subtitles import read_subtitles
 
     said = read_subtitles(subtitles) if subtitles else []

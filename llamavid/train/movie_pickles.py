@@ -67,7 +67,7 @@ def _features(stored: object) -> npt.NDArray[np.float16]:
 
     Patches are a square grid, so that N and 1+N rows cannot be taken for each other.
     """
-    array: npt.NDArray[Any] = stored.value if isinstance(stored, _Array) else np.empty(0)
+    array: npt.NDArray[Any] = stored.value() if isinstance(stored, _Array) else np.empty(0)
     if array.ndim != 3 or array.dtype.kind != "f":
         raise ValueError("it holds no array of numbers in three dimensions")
     rows = array.shape[1]
@@ -85,7 +85,9 @@ def _subtitles(content: object, frames: int) -> tuple[str, ...]:
     inputs = content.get("inputs") if isinstance(content, dict) else None
     if inputs is None:
         return ("",) * frames
-    before, *said = str(inputs).split(_IMAGE)
+    if not isinstance(inputs, str):
+        raise ValueError('"inputs" is no text')
+    before, *said = inputs.split(_IMAGE)
     if before or len(said) != frames:
         raise ValueError(f'"inputs" has {len(said)} {_IMAGE} for {frames} frames')
     return tuple(said)
@@ -130,41 +132,59 @@ class _DType:
 
     def __init__(self, name: object, *_: object) -> None:
         if not isinstance(name, str) or not _DTYPE.fullmatch(name):
-            raise pickle.UnpicklingError(f"dtype {name!r}")
+            raise pickle.UnpicklingError(f"dtype {_quoted(name)}")
         self.value = np.dtype(name)
 
     def __setstate__(self, state: Any) -> None:
-        if state[1] not in ("<", ">", "=", "|"):
-            raise pickle.UnpicklingError(f"byte order {state[1]!r}")
-        self.value = self.value.newbyteorder(state[1])
+        order: Any = state[1]
+        if not isinstance(order, str) or order not in ("<", ">", "=", "|"):
+            raise pickle.UnpicklingError(f"byte order {_quoted(order)}")
+        self.value = np.dtype(order.replace("=", "").replace("|", "") + self.value.str[1:])
+
+
+class _Encoded:
+    """How protocol 2 writes bytes: text that stands for them."""
+
+    def __init__(self, text: Any, encoding: Any) -> None:
+        if not isinstance(text, str) or encoding != "latin1":
+            raise pickle.UnpicklingError(f"encoding {_quoted(encoding)}")
+        self.text = text
 
 
 class _Array:
-    """Stands for `numpy.ndarray`: empty when it is made, filled by its state."""
+    """Stands for `numpy.ndarray`. Its bytes are looked at when its value is asked for, and no sooner: a small
+    file could have many of one text made."""
 
     def __init__(self, *_: object) -> None:
-        self.value = np.empty(0)
+        self._made_of: tuple[Any, ...] = (b"", None, (), "C")
 
     def __setstate__(self, state: Any) -> None:
         _version, shape, dtype, is_fortran, raw = state
-        data = raw.encode("latin1") if isinstance(raw, str) else raw  # Python 2 wrote its bytes as text
-        self.value = _array(data, dtype, shape, "F" if is_fortran else "C").value
+        self._made_of = (raw, dtype, shape, "F" if is_fortran else "C")
+
+    def value(self) -> npt.NDArray[Any]:
+        """Raises `ValueError` when the bytes are not as many as the shape says."""
+        raw, dtype, shape, order = self._made_of
+        text = raw.text if isinstance(raw, _Encoded) else raw
+        data = text.encode("latin1") if isinstance(text, str) else text  # Python 2 wrote its bytes as text
+        if not isinstance(data, bytes) or not isinstance(dtype, _DType):
+            raise ValueError("an array is made of something else than bytes")
+        if not isinstance(shape, tuple) or not all(type(size) is int for size in shape):
+            raise ValueError("an array has no shape")
+        if order not in ("C", "F"):
+            raise ValueError("an array has no order")
+        return np.frombuffer(data, dtype.value).reshape(shape, order=order)
 
 
 def _array(data: Any, dtype: Any, shape: Any, order: Any) -> _Array:
-    """Raises `ValueError` when the bytes are not as many as the shape says."""
-    if not isinstance(data, bytes) or not isinstance(dtype, _DType):
-        raise pickle.UnpicklingError("it makes an array of something else than bytes")
     made = _Array()
-    made.value = np.frombuffer(data, dtype.value).reshape(shape, order=order)
+    made.__setstate__((1, shape, dtype, order == "F", data))
     return made
 
 
-def _encode(text: Any, encoding: Any) -> bytes:
-    """How protocol 2 writes bytes."""
-    if not isinstance(text, str) or encoding != "latin1":
-        raise pickle.UnpicklingError(f"encoding {encoding!r}")
-    return text.encode("latin1")
+def _quoted(value: object) -> str:
+    """What a file says, in an error. A list of lists of one list has no end that one could wait for."""
+    return repr(value[:40]) if isinstance(value, str) else f"of type {type(value).__name__}"
 
 
 _RECONSTRUCT, _FROM_BUFFER = _Maker(_Array), _Maker(_array)
@@ -175,8 +195,24 @@ _MAKERS = {
     ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
     ("numpy.core.numeric", "_frombuffer"): _FROM_BUFFER,
     ("numpy._core.numeric", "_frombuffer"): _FROM_BUFFER,
-    ("_codecs", "encode"): _Maker(_encode),
+    ("_codecs", "encode"): _Maker(_Encoded),
 }
+
+
+def _with_plain_keys(code: int) -> Callable[[Any], None]:
+    """What puts items into a dict, after a look at their keys: the last pair, or all since the mark."""
+    put = pickle._Unpickler.dispatch[code]
+
+    def checked(reader: Any) -> None:
+        keys = reader.stack[-2:-1] if code == pickle.SETITEM[0] else reader.stack[::2]
+        if not all(isinstance(key, (str, int, float)) for key in keys):
+            raise pickle.UnpicklingError("a key that is neither text nor a number")
+        put(reader)
+
+    return checked
+
+
+_OF_SETS = {code[0] for code in (pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET)}
 
 
 class _Reader(pickle._Unpickler):
@@ -184,11 +220,15 @@ class _Reader(pickle._Unpickler):
 
     Python's own implementation, not the one in C, which clears as much memory as a number in the file says.
     A bytearray does so in both, and is read as bytes, which are laid out alike.
+
+    Tuples in tuples, each twice in the next, take a line of the file and for ever to hash: so keys are text
+    or numbers, and there are no sets.
     """
 
     dispatch: ClassVar = {
-        **pickle._Unpickler.dispatch,
+        **{code: load for code, load in pickle._Unpickler.dispatch.items() if code not in _OF_SETS},
         pickle.BYTEARRAY8[0]: pickle._Unpickler.dispatch[pickle.BINBYTES8[0]],
+        **{code[0]: _with_plain_keys(code[0]) for code in (pickle.SETITEM, pickle.SETITEMS, pickle.DICT)},
     }
 
     def find_class(self, module: str, name: str) -> Any:

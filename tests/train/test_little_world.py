@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from llamavid.runtime.sources import open_source
+from llamavid.runtime.video.sources import open_source
 from llamavid.train.little_world import frames, main, questions, scenes, write_world
 from llamavid.train.world_captions import caption
 from llamavid.train.world_drawing import RGB

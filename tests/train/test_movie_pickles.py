@@ -129,6 +129,44 @@ def test_a_number_in_the_file_takes_no_memory(tmp_path: Path, data: bytes) -> No
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 17  # KiB
 
 
+DOUBLED = b"(tp0\n0" + b"(g0\ng0\ntp0\n0" * 60 + b"g0\n"  # each twice in the next: 2**60 tuples to look at
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"(dS'feats'\n" + pickle.dumps(FEATS, 0)[:-1] + b"sS'inputs'\n" + DOUBLED + b"s.",  # str() of it
+        b"(d" + DOUBLED + b"I1\ns.",  # hash() of it
+        b"(" + DOUBLED + b"I1\nd.",
+        b"(d(" + DOUBLED + b"I1\nu.",
+        b"\x80\x04\x8f(" + DOUBLED + b"\x90.",
+        b"\x80\x04(" + DOUBLED + b"\x91.",
+        b"cnumpy\ndtype\n(" + DOUBLED + b"tR.",  # repr() of it, in an error
+        b"c_codecs\nencode\n(S'a'\n" + DOUBLED + b"tR.",
+        b"cnumpy\ndtype\n(S'f2'\ntR(I3\n" + DOUBLED + b"tb.",
+    ],
+    ids=["text", "setitem", "dict", "setitems", "set", "frozenset", "dtype", "encoding", "byte order"],
+)
+def test_tuples_that_double_take_no_time(tmp_path: Path, data: bytes) -> None:
+    """A kilobyte of pickle whose text would be an exabyte, and whose hash would take years."""
+    with pytest.raises(SourceError) as caught:
+        movie_from_pickle(written(tmp_path, data))
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's account of memory")
+def test_one_text_named_many_times_takes_its_memory_once(tmp_path: Path) -> None:
+    """Each array took a copy of the text that its bytes were written as: 100 MB of them from 1 MB of file."""
+    import resource
+
+    text = "S'" + "a" * 10**6 + "'\np0\n0"
+    asked = "c_codecs\nencode\n(g0\nS'latin1'\ntRp1\n0g1\n" * 1000
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(SourceError, match="no movie"):
+        movie_from_pickle(written(tmp_path, f"({text}{asked}l.".encode()))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 17  # KiB
+
+
 def test_a_file_too_large_is_not_read(tmp_path: Path) -> None:
     file = tmp_path / "huge.pkl"
     with file.open("wb") as stream:
