@@ -98,13 +98,13 @@ def _language(session: VideoSession) -> list[Line]:
         if tokens + DECODE_STEPS > language.context_length:
             continue
         sequence = np.random.default_rng(0).normal(0, 0.1, (1, tokens, language.hidden)).astype(np.float32)
-        decoder.reserve(tokens + DECODE_STEPS)
+        cache = decoder.new_cache(tokens + DECODE_STEPS)
         start = time.perf_counter()
         decoder.prefill(
-            sequence, on_chunk=lambda done, of=tokens: print(f"prefill {done}/{of}", file=sys.stderr)
+            cache, sequence, on_chunk=lambda done, of=tokens: print(f"prefill {done}/{of}", file=sys.stderr)
         )
         lines.append(Line(f"prefill, {tokens} tokens", tokens / (time.perf_counter() - start), "tokens/s"))
-        step = _median_seconds(partial(decoder.decode_one, sequence[0, 0]), DECODE_STEPS - 1)
+        step = _median_seconds(partial(decoder.decode_one, cache, sequence[0, 0]), DECODE_STEPS - 1)
         lines.append(Line(f"decode at {tokens} tokens", 1 / step, "tokens/s"))
     return lines
 

@@ -41,15 +41,17 @@ def machine() -> dict[str, str]:
     return {**findings, "system": platform.platform(), "python": platform.python_version(), **versions}
 
 
-def in_turn(sides: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+def in_turn(
+    sides: dict[str, Callable[[], Any]], rounds: int, *, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
     """Milliseconds of each side, A B A B ..., after one unmeasured round."""
     spent: dict[str, list[float]] = {name: [] for name in sides}
     for measured in [False] + [True] * rounds:
         for name, run in sides.items():
-            start = time.perf_counter()
+            start = clock()
             run()
             if measured:
-                spent[name].append((time.perf_counter() - start) * 1000)
+                spent[name].append((clock() - start) * 1000)
     return spent
 
 
