@@ -132,7 +132,7 @@ def test_frames_times_and_notes_are_those_of_this_process(tmp_path: Path, kind: 
     ):
         for a, b in zip(here.frames(), elsewhere.frames(), strict=True):
             assert (a.index, a.pts_seconds, a.rgb.shape) == (b.index, b.pts_seconds, b.rgb.shape)
-            # What FFmpeg's frame threads paint over damage goes by their timing: in one process of 20 it differs.
+            # What FFmpeg's frame threads paint over damage goes by their timing: one run in 20 differs.
             if kind != "damaged":
                 np.testing.assert_array_equal(a.rgb, b.rgb)
             assert (b.rgb.dtype, b.rgb.flags.c_contiguous, b.rgb.flags.writeable) == (np.uint8, True, True)
