@@ -116,11 +116,11 @@ def open_bundle(folder: Path | str) -> Bundle:
     text = _manifest_text(folder)
     manifest = _manifest(text, folder)
     for name in manifest.files:
-        _check_inside(folder, name)
+        check_inside(folder, name)
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
         # Largest first: the wall time is the largest file's when cores allow.
         by_size = sorted(manifest.files.items(), key=lambda item: -item[1].size)
-        for future in [pool.submit(_check_file, folder, name, entry) for name, entry in by_size]:
+        for future in [pool.submit(check_file, folder, name, entry) for name, entry in by_size]:
             future.result()
     return Bundle(folder, manifest, hashlib.sha256(text).hexdigest())
 
@@ -194,7 +194,8 @@ def _needed(manifest: Manifest) -> set[str]:
     return {EMBEDDINGS, LANGUAGE_TOKENIZER, QUESTION_VOCABULARY} | graphs
 
 
-def _check_inside(folder: Path, name: str) -> None:
+def check_inside(folder: Path, name: str, *, of: str = MANIFEST, next_step: str = "") -> None:
+    """Raises `BundleError` unless `name`, which the JSON file `of` gave, is a file's inside the folder."""
     path = PurePosixPath(name)
     escapes = path.is_absolute() or ".." in path.parts or not path.parts
     escapes = escapes or "\\" in name or not name.isprintable()
@@ -204,23 +205,24 @@ def _check_inside(folder: Path, name: str) -> None:
         escapes = True
     if escapes:
         raise BundleError(
-            f"{folder / MANIFEST} names {name!r}",
+            f"{folder / of} names {name!r}",
             expected="a file inside the bundle",
-            next_step="Do not trust this bundle; make it again with `llamavid export`.",
+            next_step=f"Do not trust this bundle. {next_step or _REEXPORT}",
         )
 
 
-def _check_file(folder: Path, name: str, entry: FileEntry) -> None:
+def check_file(folder: Path, name: str, entry: FileEntry, *, next_step: str = _REEXPORT) -> None:
+    """Raises `BundleError` unless the file has that size and sha256."""
     file = folder / name
     if not os.path.isfile(file):  # unlike Path.is_file, no error where a name is too long
-        raise BundleError(f"{file} is missing", expected=f"{entry.size} bytes", next_step=_REEXPORT)
+        raise BundleError(f"{file} is missing", expected=f"{entry.size} bytes", next_step=next_step)
     size = file.stat().st_size
     if size != entry.size:
-        raise BundleError(f"{file} has {size} bytes", expected=f"{entry.size}", next_step=_REEXPORT)
+        raise BundleError(f"{file} has {size} bytes", expected=f"{entry.size}", next_step=next_step)
     found = file_sha256(file)
     if found != entry.sha256:
         raise BundleError(
-            f"{file} has sha256 {found[:12]}...", expected=f"{entry.sha256[:12]}...", next_step=_REEXPORT
+            f"{file} has sha256 {found[:12]}...", expected=f"{entry.sha256[:12]}...", next_step=next_step
         )
 
 

@@ -36,6 +36,14 @@ class DType(str, enum.Enum):
         return np.dtype(self.value)
 
 
+class Lowering(str, enum.Enum):
+    """How the language model's attention and cache are written, by what runs them."""
+
+    ONNX_RUNTIME = "onnxruntime"  # GroupQueryAttention; past and present are one buffer
+    STATIC = "static"  # TensorScatter and Attention, from TensorRT 10.15 on; past and present are one buffer
+    PRIMITIVE = "primitive"  # standard operations of opset 21, for TensorRT 10.3; gives the new rows alone
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """One input or output."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a path beside `path` to write to: it becomes `path` when the block ends well, and vanishes if not.
+    """A path beside `path` to write to, which becomes `path` when the block ends well and vanishes if not.
 
     Raises:
         OSError: it may not be renamed.
