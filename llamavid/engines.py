@@ -149,12 +149,12 @@ def require_device(engines: EngineSet, device: Device) -> None:
     again = f"Build it again here: llamavid build {engines.folder.parent.parent} --target this."
     if device.library is not manifest.library:
         raise DeviceError(
-            f"{engines.folder} is for {manifest.library.title}; {device.library.title} is installed",
+            f"{engines.folder} is for {manifest.library.product}; {device.library.product} is installed",
             next_step=again,
         )
     if not _same_version(manifest, device):
         raise DeviceError(
-            f"{engines.folder} was built by {manifest.library.title} {manifest.version}",
+            f"{engines.folder} was built by {manifest.library.product} {manifest.version}",
             expected=f"{device.version}, which is installed",
             next_step=again,
         )

@@ -26,7 +26,7 @@ class Library(str, enum.Enum):
     TENSORRT_RTX = "tensorrt_rtx"
 
     @property
-    def title(self) -> str:
+    def product(self) -> str:
         return {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}[self.value]
 
 
@@ -114,7 +114,7 @@ def target_of(capability: Capability, library: Library, version: Version, machin
         if same and target.takes(version):
             return target
     raise DeviceError(
-        f"{library.title} {dotted(version)}, compute capability {dotted(capability)} ({machine})",
+        f"{library.product} {dotted(version)}, compute capability {dotted(capability)} ({machine})",
         expected=f"one of {', '.join(TARGETS)}",
         next_step="Name the nearest with --target, or add it to llamavid/targets.py.",
     )
