@@ -29,6 +29,7 @@ from llamavid.runtime.stream_session import StreamSession
 from llamavid.runtime.video.frames import FrameTime
 
 WAITING_FRAMES = 8  # prepared frames between the threads: 0.6 MB each at 224 pixels
+LEAST_EVERY = 0.001  # seconds: moments are counted, and a number of them has to be one
 BATCH = 4  # frames a run of the encoder, where so many wait
 
 
@@ -61,8 +62,8 @@ class Following:
             until_seconds: of the stream's own time; the first frame at or after it is the last one.
             fps: frames to keep for each second, of a source that does not choose; None keeps all.
         """
-        if not every_seconds > 0:
-            raise UsageError(f"every is {every_seconds} s", expected="more than 0")
+        if not every_seconds >= LEAST_EVERY:
+            raise UsageError(f"every is {every_seconds} s", expected=f"at least {LEAST_EVERY}")
         self._session, self._source, self._every = session, source, every_seconds
         preprocessing = session.bundle.manifest.model.preprocessing
         self._pads = is_padded(source.kind, preprocessing)

@@ -108,6 +108,7 @@ def test_a_source_without_a_frame_ends_without_an_answer(session: StreamSession)
     assert following.counters().answers == 0
 
 
-def test_time_between_answers_is_more_than_none(session: StreamSession) -> None:
-    with pytest.raises(UsageError, match="every is 0 s; expected more than 0"):
-        Following(session, PushSource(), every_seconds=0)
+@pytest.mark.parametrize("every", [0, -1, 1e-320, float("nan")])
+def test_answers_are_at_least_a_millisecond_apart(session: StreamSession, every: float) -> None:
+    with pytest.raises(UsageError, match="expected at least 0.001"):
+        Following(session, PushSource(), every_seconds=every)

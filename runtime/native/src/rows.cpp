@@ -30,21 +30,12 @@ PlaneSize plane_size(const llamavid_picture &picture, size_t plane) {
     return {0, 0};
 }
 
-// C lets an enum hold any number; only read as one is it sure to be one.
-template <typename Enum>
-int32_t number_of(const Enum &value) {
-    int32_t number;
-    static_assert(sizeof number == sizeof value, "the C compiler's enums are int");
-    std::memcpy(&number, &value, sizeof number);
-    return number;
-}
-
 bool is_side(int32_t side) { return 1 <= side && side <= LLAMAVID_MAX_SIDE; }
 
 }  // namespace
 
 llamavid_status checked(const llamavid_picture &picture) {
-    const int32_t format = number_of(picture.format), matrix = number_of(picture.matrix);
+    const int32_t format = picture.format, matrix = picture.matrix;
     if (format < LLAMAVID_RGB24 || format > LLAMAVID_NV12) return LLAMAVID_BAD_FORMAT;
     if (format != LLAMAVID_RGB24 && matrix != LLAMAVID_BT601 && matrix != LLAMAVID_BT709) {
         return LLAMAVID_BAD_FORMAT;
