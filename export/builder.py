@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -31,9 +32,10 @@ MICROSOFT = "com.microsoft"
 _IR_VERSION = 11
 _ALIGNMENT = 4096  # bytes; lets a runtime map weights instead of reading them
 
-_ONNX_TYPE = {
+ONNX_TYPE = {
     DType.FLOAT32: TensorProto.FLOAT,
     DType.FLOAT16: TensorProto.FLOAT16,
+    DType.BFLOAT16: TensorProto.BFLOAT16,
     DType.INT64: TensorProto.INT64,
     DType.INT32: TensorProto.INT32,
 }
@@ -109,11 +111,11 @@ class GraphBuilder:
 
     def cast(self, value: Value, dtype: DType) -> Value:
         """`value` as `dtype`; no node when it is that already."""
-        return value if value.dtype is dtype else self.op("Cast", value, dtype=dtype, to=_ONNX_TYPE[dtype])
+        return value if value.dtype is dtype else self.op("Cast", value, dtype=dtype, to=ONNX_TYPE[dtype])
 
     def constant(self, values: Any, dtype: DType = DType.INT64) -> Value:
         """A small constant, kept in the graph itself; equal ones are one."""
-        array = np.asarray(values, dtype.numpy)
+        array = stored_as(np.asarray(values), dtype)
         key = (dtype.value, array.shape, array.tobytes())
         if key not in self._constants:
             name = f"constant_{len(self._constants)}"
@@ -124,7 +126,7 @@ class GraphBuilder:
     def weight(self, name: str, array: npt.NDArray[Any]) -> Value:
         """A weight, written to the data file now."""
         dtype = DType(array.dtype.name)
-        return Value(self._store(name, np.ascontiguousarray(array), _ONNX_TYPE[dtype], array.shape), dtype)
+        return Value(self._store(name, np.ascontiguousarray(array), ONNX_TYPE[dtype], array.shape), dtype)
 
     def int4_weight(
         self, name: str, packed: npt.NDArray[np.uint8], shape: tuple[int, ...], scale: Value
@@ -132,10 +134,24 @@ class GraphBuilder:
         """Four-bit values of `shape`, two a byte, low nibble first; typed as what dequantizing them gives."""
         return Value(self._store(name, packed, TensorProto.INT4, shape), scale.dtype)
 
+    def eight_bit_weight(self, name: str, levels: npt.NDArray[Any], scale: Value) -> Value:
+        """int8 or float8_e4m3fn values; typed as what dequantizing them gives."""
+        onnx_type = helper.np_dtype_to_tensor_dtype(levels.dtype)
+        return Value(self._store(name, np.ascontiguousarray(levels), onnx_type, levels.shape), scale.dtype)
+
+    def zero_point(self, levels: np.dtype, scale: Value, shape: tuple[int, ...] = ()) -> Value:
+        """Zeros of int8 or float8_e4m3fn: they tell QuantizeLinear, whose default is uint8, its type."""
+        key = (str(levels), shape, b"")
+        if key not in self._constants:
+            name = f"constant_{len(self._constants)}"
+            self._weights.append(onnx.numpy_helper.from_array(np.zeros(shape, levels), name))
+            self._constants[key] = Value(name, scale.dtype)
+        return self._constants[key]
+
     def _store(self, name: str, array: npt.NDArray[Any], onnx_type: int, shape: tuple[int, ...]) -> str:
         offset = -(-self._data.tell() // _ALIGNMENT) * _ALIGNMENT
         self._data.seek(offset)
-        self._data.write(array.data.cast("B"))
+        self._data.write(array.reshape(-1).view(np.uint8).data)
         tensor = TensorProto(name=name, data_type=onnx_type, dims=shape, data_location=TensorProto.EXTERNAL)
         where = {"location": Path(self._data.name).name, "offset": offset, "length": array.nbytes}
         for key, value in where.items():
@@ -171,5 +187,10 @@ class GraphBuilder:
         return self.file
 
 
+def stored_as(array: npt.NDArray[Any], dtype: DType) -> npt.NDArray[Any]:
+    """`array` in the element type that a graph stores: bfloat16 as itself, rounded to nearest even."""
+    return array.astype(ml_dtypes.bfloat16 if dtype is DType.BFLOAT16 else dtype.numpy)
+
+
 def _value_info(spec: TensorSpec) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(spec.name, _ONNX_TYPE[spec.dtype], spec.shape)
+    return helper.make_tensor_value_info(spec.name, ONNX_TYPE[spec.dtype], spec.shape)

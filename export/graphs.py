@@ -6,7 +6,8 @@
              `Compressor.context_attention`
 
 This is the plain form, operation by operation; the exact rewrites of facts
-section 11 are passes over it.
+section 11 are passes over it. A sum and an attention are named after their module, as
+`llamavid.export.activations` names what it measures.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def write_vision(layers: Layers, config: ModelConfig) -> None:
     )
     patches = layers.transpose(layers.reshape(patches, 0, vision.width, vision.patches), 0, 2, 1)
     class_row = layers.repeat_first(layers.compute("cls_token"), layers.dim(pixels, 0))
-    x = layers.add(layers.concat(class_row, patches, axis=1), layers.compute("pos_embed"))
+    x = layers.add(layers.concat(class_row, patches, axis=1), layers.compute("pos_embed"), "patch_embed")
     for index in range(vision.depth):
         with g.scope(f"blocks.{index}"):
             x = _vision_block(layers, config, x, f"blocks.{index}")
@@ -43,13 +44,14 @@ def _vision_block(layers: Layers, config: ModelConfig, x: Value, name: str) -> V
     normed = layers.layer_norm(x, f"{name}.norm1", vision.norm_eps)
     qkv = layers.matmul(normed, f"{name}.attn.qkv.weight", layers.read(f"{name}.attn.qkv.weight").T)
     q_bias, v_bias = layers.read(f"{name}.attn.q_bias"), layers.read(f"{name}.attn.v_bias")
-    bias = layers.weight(f"{name}.attn.qkv.bias", np.concatenate([q_bias, np.zeros_like(q_bias), v_bias]))
-    q, k, v = g.ops("Split", g.op("Add", qkv, bias), outputs=3, axis=-1, num_outputs=3)
-    x = layers.add(x, layers.linear(layers.attention(q, k, v, vision.heads, head_dim), f"{name}.attn.proj"))
-    hidden = layers.gelu(
-        layers.linear(layers.layer_norm(x, f"{name}.norm2", vision.norm_eps), f"{name}.mlp.fc1")
-    )
-    return layers.add(x, layers.linear(hidden, f"{name}.mlp.fc2"))
+    bias = np.concatenate([q_bias, np.zeros_like(q_bias), v_bias])
+    qkv = layers.add_bias(qkv, f"{name}.attn.qkv.bias", bias)
+    q, k, v = g.ops("Split", qkv, outputs=3, axis=-1, num_outputs=3)
+    mixed = layers.attention(q, k, v, vision.heads, head_dim, name=f"{name}.attn")
+    x = layers.add(x, layers.linear(mixed, f"{name}.attn.proj"), f"{name}.attn")
+    normed = layers.layer_norm(x, f"{name}.norm2", vision.norm_eps)
+    hidden = layers.gelu(layers.linear(normed, f"{name}.mlp.fc1"))
+    return layers.add(x, layers.linear(hidden, f"{name}.mlp.fc2"), f"{name}.mlp")
 
 
 def write_content(layers: Layers, config: ModelConfig) -> None:
@@ -87,11 +89,12 @@ def write_context(layers: Layers, config: ModelConfig) -> None:
     hidden = g.mark(_text_decoder(layers, config, features, patches, g.input("question_ids")), "text_hidden")
     query = g.mark(layers.linear(hidden, "compressor.query_projector"), "text_query")
     with g.scope("context"):
-        keys = layers.transpose(layers.linear(patches, "compressor.key_projector"), 0, 2, 1)
-        scores = layers.sensitive(g.op("MatMul", layers.scale(query, config.vision.width**-0.5), keys))
+        dtype = layers.product_type("compressor.context")
+        keys = g.cast(layers.linear(patches, "compressor.key_projector"), dtype)
+        asked = layers.scale(g.cast(query, dtype), config.vision.width**-0.5)
+        scores = layers.sensitive(g.op("MatMul", asked, layers.transpose(keys, 0, 2, 1)))
         weights = g.op("Softmax", scores, axis=-1)
-        compute = layers.precision.compute
-        gathered = g.op("MatMul", g.cast(weights, compute), g.cast(patches, compute))
+        gathered = g.op("MatMul", g.cast(weights, dtype), g.cast(patches, dtype))
         mean = g.op("ReduceMean", layers.sensitive(gathered), g.constant([1]), keepdims=1)
         g.output("context_tokens", layers.linear(mean, "compressor.value_projector"))
         g.output(ATTENTION, g.op("ReduceMean", weights, g.constant([1]), keepdims=0))
@@ -175,14 +178,13 @@ def _post_norm_attention(
         layers.linear(rows, f"{name}.{role}")
         for rows, role in ((x, "query"), (memory, "key"), (memory, "value"))
     )
-    mixed = layers.attention(q, k, v, decoder.heads, decoder.width // decoder.heads, bias)
-    return layers.layer_norm(
-        layers.add(x, layers.linear(mixed, f"{name}.output")), f"{name}.norm", decoder.norm_eps
-    )
+    head_dim = decoder.width // decoder.heads
+    mixed = layers.attention(q, k, v, decoder.heads, head_dim, name=name, bias=bias)
+    x = layers.add(x, layers.linear(mixed, f"{name}.output"), name)
+    return layers.layer_norm(x, f"{name}.norm", decoder.norm_eps)
 
 
 def _feed_forward(layers: Layers, decoder: TextDecoderConfig, x: Value, name: str) -> Value:
     hidden = layers.gelu(layers.linear(x, f"{name}.up"))
-    return layers.layer_norm(
-        layers.add(x, layers.linear(hidden, f"{name}.down")), f"{name}.norm", decoder.norm_eps
-    )
+    x = layers.add(x, layers.linear(hidden, f"{name}.down"), name)
+    return layers.layer_norm(x, f"{name}.norm", decoder.norm_eps)

@@ -1,7 +1,7 @@
 """Layers as ONNX nodes: each function takes values and gives one, like its PyTorch namesake.
 
 Matrix products run in `precision.compute`, normalizations and softmax in
-`precision.sensitive`. Knows nothing about models.
+`precision.sensitive`, and a `TypePlan` makes exceptions by name. Knows nothing about models.
 """
 
 from __future__ import annotations
@@ -14,8 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from llamavid.contract import DType
-from llamavid.export.builder import MICROSOFT, GraphBuilder, Value
-from llamavid.export.precision import Precision, packed_int4, quantize_int4
+from llamavid.errors import ScalesError
+from llamavid.export.builder import MICROSOFT, GraphBuilder, Value, stored_as
+from llamavid.export.eight_bits import LEVELS, quantize_columns, representable
+from llamavid.export.precision import EightBits, Precision, missing_rows, packed_int4, quantize_int4
+from llamavid.export.type_plan import CAREFUL, TypePlan
+from llamavid.scales import GraphScales
 
 Array = npt.NDArray[np.float32]
 
@@ -26,36 +30,86 @@ class Layers:
 
     Args:
         read: gives a weight, float32, by the name it has in our PyTorch module.
+        plan: which sums and products have another type than the precision's.
+        scales: of activations, where the precision rounds them; by module name.
     """
 
     g: GraphBuilder
     read: Callable[[str], Array]
     precision: Precision
+    plan: TypePlan = CAREFUL
+    scales: GraphScales | None = None
 
     def linear(self, x: Value, name: str, *, bias: bool = True) -> Value:
         """x [..., K] -> [..., N]; weight [N, K] under `name.weight`."""
         y = self.matmul(x, f"{name}.weight", self.read(f"{name}.weight").T)
-        return self.g.op("Add", y, self.compute(f"{name}.bias")) if bias else y
+        return self.add_bias(y, f"{name}.bias", self.read(f"{name}.bias")) if bias else y
+
+    def add_bias(self, y: Value, name: str, bias: Array) -> Value:
+        """In y's type, which the plan may have widened."""
+        return self.g.op("Add", y, self.g.weight(name, stored_as(bias, y.dtype)))
 
     def matmul(self, x: Value, name: str, matrix: Array) -> Value:
-        """x [..., K] times a weight [K, N], in the graph's format for weights."""
-        x = self.g.cast(x, self.precision.compute)
-        if self.precision.int4_block is None:
-            return self.g.op("MatMul", x, self.weight(name, matrix))
-        return self.g.op("MatMul", x, self._int4(name, matrix, self.precision.int4_block))
+        """x [..., K] times a weight [K, N], in the graph's format for weights; `name` ends in `.weight`."""
+        module = name.removesuffix(".weight")
+        dtype = self.product_type(module)
+        x, precision = self.g.cast(x, dtype), self.precision
+        if precision.int4_block:
+            zeros = missing_rows(len(matrix), precision.int4_block)
+            x, matrix = self._lengthened(x, zeros), np.pad(matrix, ((0, zeros), (0, 0)))
+            return self.g.op("MatMul", x, self._int4(name, matrix, precision.int4_block, dtype))
+        if precision.eight_bits and not self._kept(module):
+            x = self._rounded(x, module, precision.eight_bits)
+            return self.g.op("MatMul", x, self._eight_bits(name, matrix, precision.eight_bits, dtype))
+        return self.g.op("MatMul", x, self.g.weight(name, stored_as(matrix, dtype)))
 
-    def _int4(self, name: str, matrix: Array, block: int) -> Value:
+    def product_type(self, module: str) -> DType:
+        """In which a linear layer or an attention of that name multiplies."""
+        return DType.FLOAT32 if module in self.plan.wide_products else self.precision.compute
+
+    def _lengthened(self, x: Value, zeros: int) -> Value:
+        """x [..., K] -> [..., K + zeros]."""
+        if not zeros:
+            return x
+        pads, axes = self.g.constant([0, zeros]), self.g.constant([-1])
+        return self.g.op("Pad", x, pads, None, axes)
+
+    def _int4(self, name: str, matrix: Array, block: int, dtype: DType) -> Value:
         quantized = quantize_int4(matrix, block)
-        scale = self.g.weight(f"{name}.scale", quantized.scale.astype(self.precision.compute.numpy))
+        scale = self.g.weight(f"{name}.scale", stored_as(quantized.scale, dtype))
         levels = self.g.int4_weight(name, packed_int4(quantized.levels), matrix.shape, scale)
         return self.g.op("DequantizeLinear", levels, scale, axis=0, block_size=block)
+
+    def _eight_bits(self, name: str, matrix: Array, format: EightBits, dtype: DType) -> Value:
+        levels, scales = quantize_columns(matrix, format, dtype)
+        scale = self.g.weight(f"{name}.scale", stored_as(scales, dtype))
+        stored = self.g.eight_bit_weight(name, levels, scale)
+        return self.g.op("DequantizeLinear", stored, scale, axis=1, dtype=dtype)
+
+    def _rounded(self, x: Value, module: str, format: EightBits) -> Value:
+        """x as its nearest levels, typed as x: QuantizeLinear, then DequantizeLinear."""
+        assert self.scales is not None
+        scale = self.g.constant(representable(self.scales.steps[module].scale, x.dtype), x.dtype)
+        zero = self.g.zero_point(LEVELS[format], scale)
+        levels = self.g.op("QuantizeLinear", x, scale, zero)
+        return self.g.op("DequantizeLinear", levels, scale, zero, dtype=x.dtype)
+
+    def _kept(self, module: str) -> bool:
+        """Raises `ScalesError` for a module that the scales do not know."""
+        if self.scales is None or not {module} & {*self.scales.kept, *self.scales.steps}:
+            raise ScalesError(
+                f"no scale for {module} of graph {self.g.name}",
+                expected=f"one for every product of a graph in {self.precision.name}",
+                next_step="Pass --scales scales.json, or --scan CLIP to make some.",
+            )
+        return module in self.scales.kept
 
     def compute(self, name: str) -> Value:
         """The weight of that name, in the type of matrix products."""
         return self.weight(name, self.read(name))
 
     def weight(self, name: str, array: Array) -> Value:
-        return self.g.weight(name, array.astype(self.precision.compute.numpy))
+        return self.g.weight(name, stored_as(array, self.precision.compute))
 
     def layer_norm(self, x: Value, name: str, eps: float) -> Value:
         """In `sensitive`; the result too."""
@@ -68,13 +122,15 @@ class Layers:
         scale = self.g.weight(f"{name}.weight", self.read(f"{name}.weight"))
         return self.g.op("RMSNormalization", self.sensitive(x), scale, axis=-1, epsilon=eps)
 
-    def softmax(self, x: Value) -> Value:
-        """Over the last axis, in `sensitive`; the result in `compute`."""
-        return self.g.cast(self.g.op("Softmax", self.sensitive(x), axis=-1), self.precision.compute)
+    def softmax(self, x: Value, dtype: DType | None = None) -> Value:
+        """Over the last axis, in `sensitive`; the result in `dtype`, or `compute`."""
+        return self.g.cast(self.g.op("Softmax", self.sensitive(x), axis=-1), dtype or self.precision.compute)
 
-    def add(self, x: Value, y: Value) -> Value:
-        """A residual sum, in `sensitive`."""
-        return self.g.op("Add", self.sensitive(x), self.sensitive(y))
+    def add(self, x: Value, y: Value, name: str = "") -> Value:
+        """A residual sum: in `compute` where the plan says that one of this name may, else in `sensitive`."""
+        narrow = name in self.plan.narrow_sums
+        dtype = self.precision.compute if narrow else self.precision.sensitive
+        return self.g.op("Add", self.g.cast(x, dtype), self.g.cast(y, dtype))
 
     def sensitive(self, x: Value) -> Value:
         return self.g.cast(x, self.precision.sensitive)
@@ -118,15 +174,25 @@ class Layers:
         return self.transpose(self.reshape(x, 0, 0, heads, -1), 0, 2, 1, 3)
 
     def attention(
-        self, q: Value, k: Value, v: Value, heads: int, head_dim: int, bias: Value | None = None
+        self,
+        q: Value,
+        k: Value,
+        v: Value,
+        heads: int,
+        head_dim: int,
+        *,
+        name: str,
+        bias: Value | None = None,
     ) -> Value:
         """Rows q [B, R, H] look at k, v [B, K, H] -> [B, R, H]. `bias` is added to the scores."""
+        dtype = self.product_type(name)
+        q, k, v = (self.g.cast(rows, dtype) for rows in (q, k, v))
         q, v = self.split_heads(self.scale(q, head_dim**-0.5), heads), self.split_heads(v, heads)
         k = self.transpose(self.reshape(k, 0, 0, heads, -1), 0, 2, 3, 1)
         scores = self.g.op("MatMul", q, k)
         if bias is not None:
             scores = self.add(scores, bias)
-        mixed = self.g.op("MatMul", self.softmax(scores), v)
+        mixed = self.g.op("MatMul", self.softmax(scores, dtype), v)
         return self.reshape(self.transpose(mixed, 0, 2, 1, 3), 0, 0, heads * head_dim)
 
     def microsoft(self, kind: str, *inputs: Value | None, outputs: int, **attributes: Any) -> list[Value]:

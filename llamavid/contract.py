@@ -28,12 +28,19 @@ class DType(str, enum.Enum):
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
     INT64 = "int64"
     INT32 = "int32"
 
     @property
     def numpy(self) -> np.dtype:
-        return np.dtype(self.value)
+        """NumPy has no bfloat16: its bits are uint16."""
+        return np.dtype("uint16" if self is DType.BFLOAT16 else self.value)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one element."""
+        return self.numpy.itemsize
 
 
 class Lowering(str, enum.Enum):
@@ -77,31 +84,37 @@ def _spec(name: str, dtype: DType, *dims: Dim) -> TensorSpec:
     return TensorSpec(name, dtype, tuple(str(dim) for dim in dims))
 
 
-def vision_contract(config: ModelConfig, dtype: DType) -> GraphContract:
-    """Encoder: normalized pixels to features, class token first."""
+def vision_contract(config: ModelConfig, dtype: DType, features: DType | None = None) -> GraphContract:
+    """Encoder: normalized pixels to features, class token first.
+
+    `features` is their type where it is another than the rest's: float16 does not hold every encoder's.
+    """
     side = config.vision.image_size
     return GraphContract(
         (_spec("pixels", dtype, "n", 3, side, side),),
-        (_spec("features", dtype, "n", 1 + config.vision.patches, config.vision.width),),
+        (_spec("features", features or dtype, "n", 1 + config.vision.patches, config.vision.width),),
     )
 
 
-def content_contract(config: ModelConfig, dtype: DType) -> GraphContract:
+def content_contract(config: ModelConfig, dtype: DType, features: DType | None = None) -> GraphContract:
     """Content projector: features to content tokens, text-free."""
     return GraphContract(
-        (_spec("features", dtype, "n", "R", config.vision.width),),
+        (_spec("features", features or dtype, "n", "R", config.vision.width),),
         (_spec("content_tokens", dtype, "n", config.content_tokens, config.language.hidden),),
     )
 
 
-def context_contract(config: ModelConfig, dtype: DType) -> GraphContract:
+def context_contract(config: ModelConfig, dtype: DType, features: DType | None = None) -> GraphContract:
     """Q-Former, context attention and projector: features and one question to context tokens.
 
     Beside them, what the attention looked at: `attention`, the weights of the N patches, which sum to 1,
     and `relevance`, one number a frame (Note [Relevance] in `llamavid.model.compressor`).
     """
     return GraphContract(
-        (_spec("features", dtype, "n", "R", config.vision.width), _spec("question_ids", DType.INT64, 1, "L")),
+        (
+            _spec("features", features or dtype, "n", "R", config.vision.width),
+            _spec("question_ids", DType.INT64, 1, "L"),
+        ),
         (
             _spec("context_tokens", dtype, "n", 1, config.language.hidden),
             _spec(ATTENTION, DType.FLOAT32, "n", config.vision.patches),

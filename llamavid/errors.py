@@ -6,6 +6,7 @@
     ├── BundleError         a bundle is missing, damaged, newer or unsafe
     ├── SourceError         a video or picture cannot be read
     ├── PromptError         a question is empty or does not fit the model  (exit 2)
+    ├── ScalesError         scales.json is missing, damaged or of another checkpoint
     ├── ParityError         a graph does not agree with the PyTorch model
     └── DeviceError         this machine lacks what was asked for
 
@@ -64,6 +65,10 @@ class PromptError(LlamaVidError):
     """A question is empty or does not fit the model."""
 
     exit_code = 2
+
+
+class ScalesError(LlamaVidError):
+    """scales.json is missing, damaged, or made for another checkpoint or format."""
 
 
 class ParityError(LlamaVidError):
