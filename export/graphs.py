@@ -7,7 +7,7 @@
 
 This is the plain form, operation by operation; the exact rewrites of facts
 section 11 are passes over it. A sum and an attention are named after their module, as
-`llamavid.export.activations` names what it measures.
+`llamavid.export.scan` names what it measures.
 """
 
 from __future__ import annotations
@@ -16,21 +16,23 @@ import numpy as np
 
 from llamavid.config import ModelConfig, TextDecoder, TextDecoderConfig
 from llamavid.contract import ATTENTION, RELEVANCE, DType
-from llamavid.export.builder import Value
+from llamavid.export.builder import Value, stored_as
 from llamavid.export.layers import Layers
 
 
 def write_vision(layers: Layers, config: ModelConfig) -> None:
     """pixels [n, 3, S, S] -> features [n, 1+N, C]."""
     g, vision = layers.g, config.vision
-    pixels = g.cast(g.input("pixels"), layers.precision.compute)
-    kernel = layers.compute("patch_embed.proj.weight")
-    size = [vision.patch_size] * 2
-    patches = g.op(
-        "Conv", pixels, kernel, layers.compute("patch_embed.proj.bias"), kernel_shape=size, strides=size
+    dtype = layers.product_type("patch_embed.proj")
+    pixels, size = g.cast(g.input("pixels"), dtype), [vision.patch_size] * 2
+    kernel, bias = (
+        g.weight(name, stored_as(layers.read(name), dtype))
+        for name in ("patch_embed.proj.weight", "patch_embed.proj.bias")
     )
+    patches = g.op("Conv", pixels, kernel, bias, kernel_shape=size, strides=size)
     patches = layers.transpose(layers.reshape(patches, 0, vision.width, vision.patches), 0, 2, 1)
-    class_row = layers.repeat_first(layers.compute("cls_token"), layers.dim(pixels, 0))
+    class_token = g.weight("cls_token", stored_as(layers.read("cls_token"), dtype))
+    class_row = layers.repeat_first(class_token, layers.dim(pixels, 0))
     x = layers.add(layers.concat(class_row, patches, axis=1), layers.compute("pos_embed"), "patch_embed")
     for index in range(vision.depth):
         with g.scope(f"blocks.{index}"):

@@ -9,8 +9,9 @@ tensor while graphs are written, and of one graph while they are compared.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -29,34 +30,47 @@ from llamavid.bundle import (
 )
 from llamavid.contract import (
     DType,
-    GraphContract,
-    content_contract,
-    context_contract,
     language_contract,
-    vision_contract,
 )
 from llamavid.errors import BundleError, UsageError
+from llamavid.export import activations
+from llamavid.export.activations import Activations
 from llamavid.export.builder import OPSET_LANGUAGE, GraphBuilder
-from llamavid.export.graphs import write_content, write_context, write_vision
+from llamavid.export.emulation import EmulatedBuilder
+from llamavid.export.frame_types import FrameTypes, frame_types, reader, write_frame_graphs
 from llamavid.export.language import write_language
-from llamavid.export.layers import Array, Layers
-from llamavid.export.precision import BLOCK_SIZES, FP16, FP32, Precision, int4_precision
+from llamavid.export.layers import Layers
+from llamavid.export.precision import (
+    BLOCK_SIZES,
+    COMPUTE,
+    FP16,
+    FP32,
+    FRAME_PRECISIONS,
+    Precision,
+    frame_precision,
+    int4_precision,
+)
+from llamavid.export.scan import Pixels, scan_activations
 from llamavid.export.verify import Runner, parity, require
 from llamavid.model.checkpoint import Checkpoint
 from llamavid.model.streamed import embedding_chunks
 from llamavid.prompt import find_template
+from llamavid.scales import save_scales
 
 OnProgress = Callable[[str, int, int | None], None]  # what, done, of how many if known
 
-_FRAME_PRECISIONS = {"fp32": FP32, "fp16": FP16}
-_BYTES_A_WEIGHT = {"fp32": 4.0, "fp16": 2.0, "int4": 0.625}
+_LANGUAGE_PRECISIONS = ("fp32", "fp16", "int4")
+_BYTES_A_WEIGHT = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.1, "fp8": 1.1, "int4": 0.625}
+SCALES_FILE = "scales.json"
 
 
 @dataclass(frozen=True)
 class ExportOptions:
     """What the bundle is to be."""
 
-    precision: str = "fp32"  # of the frame graphs: fp32 or fp16
+    precision: str = "fp32"  # of the frame graphs: one of FRAME_PRECISIONS
+    compute: str | None = None  # around int8, fp8 or int4: fp32 or fp16; None lets the format choose
+    scales: Path | None = None  # of activations, for int8 and fp8
     llm_precision: str = "fp32"  # fp32, fp16 or int4
     int4_block: int = 32
     template: str = "vicuna_v1"
@@ -64,16 +78,26 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         find_template(self.template)
-        if self.precision not in _FRAME_PRECISIONS:
-            raise UsageError(f"precision {self.precision!r}", expected=" or ".join(_FRAME_PRECISIONS))
-        if self.llm_precision not in _BYTES_A_WEIGHT:
-            raise UsageError(f"llm-precision {self.llm_precision!r}", expected=" or ".join(_BYTES_A_WEIGHT))
-        if self.int4_block not in BLOCK_SIZES:
-            raise UsageError(f"int4-block {self.int4_block}", expected=" or ".join(map(str, BLOCK_SIZES)))
+        for name, given, known in (
+            ("precision", self.precision, FRAME_PRECISIONS),
+            ("llm-precision", self.llm_precision, _LANGUAGE_PRECISIONS),
+            ("compute", self.compute, (None, *COMPUTE)),
+            ("int4-block", self.int4_block, BLOCK_SIZES),
+        ):
+            if given not in known:
+                raise UsageError(f"{name} {given!r}", expected=" or ".join(str(one) for one in known if one))
+        if self.compute and self.precision not in _BYTES_A_WEIGHT.keys() - {"fp32", "fp16", "bf16"}:
+            raise UsageError(
+                f"compute {self.compute} with precision {self.precision}",
+                expected="int8, fp8 or int4",
+                next_step=f"Leave --compute out, or pass --precision {self.compute}.",
+            )
+        if self.scales and not self.frame.eight_bits:
+            raise UsageError(f"scales with precision {self.precision}", expected="--precision int8 or fp8")
 
     @property
     def frame(self) -> Precision:
-        return _FRAME_PRECISIONS[self.precision]
+        return frame_precision(self.precision, compute=self.compute, int4_block=self.int4_block)
 
     @property
     def embedding_dtype(self) -> DType:
@@ -84,7 +108,7 @@ class ExportOptions:
     def language(self) -> Precision:
         if self.llm_precision == "int4":
             return int4_precision(self.int4_block)
-        return _FRAME_PRECISIONS[self.llm_precision]
+        return {"fp32": FP32, "fp16": FP16}[self.llm_precision]
 
 
 def export_bundle(
@@ -93,6 +117,8 @@ def export_bundle(
     *,
     runner: Runner,
     options: ExportOptions | None = None,
+    frames: Pixels | None = None,
+    on_scan: Callable[[Activations], None] = lambda seen: None,
     on_progress: OnProgress = lambda what, done, total: None,
     on_row: Callable[[ParityRow], None] = lambda row: None,
 ) -> Manifest:
@@ -100,26 +126,27 @@ def export_bundle(
 
     Args:
         runner: runs graphs for the comparison.
+        frames: [n, 3, S, S] of real clips, to choose types and scales from; None: careful types.
+        on_scan: called with what was seen in them.
         on_row: called with each line of the table of errors as it is known.
 
     Raises:
         BundleError: the target exists, or there is not enough disk.
+        UsageError: the precision needs scales, and there are neither scales nor frames.
+        ScalesError: the scales are damaged, or of another checkpoint or format.
         ParityError: a graph differs from PyTorch by more than its tolerance; no bundle is written.
     """
     options = options or ExportOptions()
     with staged_folder(target, replace=options.replace) as stage:
         _check_disk(checkpoint, stage, options)
-        graphs = _write_graphs(checkpoint, stage, options, on_progress)
+        seen = _scan(checkpoint, stage, frames, on_progress, on_scan)
+        types = frame_types(checkpoint, options.frame, scales=options.scales, seen=seen)
+        if types.scales:
+            save_scales(types.scales, stage / SCALES_FILE)
+        graphs = _write_graphs(checkpoint, stage, options, types, on_progress)
         _write_tables(checkpoint, stage, options.embedding_dtype, on_progress)
         rows: list[ParityRow] = []
-        for row in parity(
-            checkpoint,
-            stage,
-            graphs,
-            runner,
-            int4_block=options.language.int4_block,
-            on_step=lambda what: on_progress(f"compare {what}", 0, None),
-        ):
+        for row in _parity(checkpoint, stage, graphs, runner, options, types, frames, on_progress):
             rows.append(row)
             on_row(row)
         require(rows)
@@ -138,38 +165,68 @@ def export_bundle(
         )
 
 
+def _scan(
+    checkpoint: Checkpoint,
+    stage: Path,
+    frames: Pixels | None,
+    on_progress: OnProgress,
+    on_scan: Callable[[Activations], None],
+) -> Activations | None:
+    if frames is None:
+        return None
+    seen = scan_activations(
+        checkpoint, frames, on_block=lambda done, blocks: on_progress("scan activations", done, blocks)
+    )
+    (stage / activations.FILE).write_text(seen.to_json(), encoding="utf-8")
+    on_scan(seen)
+    return seen
+
+
 def _write_graphs(
-    checkpoint: Checkpoint, stage: Path, options: ExportOptions, on_progress: OnProgress
+    checkpoint: Checkpoint, stage: Path, options: ExportOptions, types: FrameTypes, on_progress: OnProgress
 ) -> dict[str, GraphEntry]:
-    config, frame = checkpoint.config, options.frame
-    plans = {
-        "vision": (vision_contract(config, frame.compute), frame, "vision.", write_vision),
-        "content": (content_contract(config, frame.compute), frame, "compressor.", write_content),
-        "context": (context_contract(config, frame.compute), frame, "", write_context),
-    }
-    graphs = {}
-    for index, (name, (contract, precision, prefix, write)) in enumerate(plans.items()):
-        on_progress(f"write {name}", index, len(plans))
-        with GraphBuilder(name, contract, stage) as g:
-            write(Layers(g, _reader(checkpoint, prefix), precision), config)
-            graphs[name] = _entry(g.save(), precision, contract)
+    graphs = write_frame_graphs(checkpoint, stage, types, on_file=on_progress)
+    config = checkpoint.config
     contract, layers = language_contract(config.language, options.language.compute), config.language.layers
     with GraphBuilder("llm", contract, stage, opset=OPSET_LANGUAGE) as g:
         write_language(
-            Layers(g, _reader(checkpoint, "language."), options.language),
+            Layers(g, reader(checkpoint, "language."), options.language),
             config.language,
             on_layer=lambda i: on_progress("write llm", i + 1, layers),
         )
-        graphs["llm"] = _entry(g.save(), options.language, contract)
+        graphs["llm"] = GraphEntry(g.save().name, options.language.name, contract)
     return graphs
 
 
-def _entry(file: Path, precision: Precision, contract: GraphContract) -> GraphEntry:
-    return GraphEntry(file.name, precision.name, contract)
-
-
-def _reader(checkpoint: Checkpoint, prefix: str) -> Callable[[str], Array]:
-    return lambda name: checkpoint.read(prefix + name).numpy()
+def _parity(
+    checkpoint: Checkpoint,
+    stage: Path,
+    graphs: dict[str, GraphEntry],
+    runner: Runner,
+    options: ExportOptions,
+    types: FrameTypes,
+    frames: Pixels | None,
+    on_progress: OnProgress,
+) -> Iterator[ParityRow]:
+    """Rows of every graph. bfloat16 is compared by its emulation: ONNX Runtime's CPU has no kernel for it."""
+    with tempfile.TemporaryDirectory(dir=stage) as folder:
+        compared = graphs
+        if types.precision.compute is DType.BFLOAT16:
+            beside = Path(folder)
+            emulated = write_frame_graphs(checkpoint, beside, types, builder=EmulatedBuilder)
+            compared = graphs | {
+                name: replace(entry, file=f"{beside.name}/{entry.file}") for name, entry in emulated.items()
+            }
+        yield from parity(
+            checkpoint,
+            stage,
+            compared,
+            runner,
+            int4_block=options.language.int4_block,
+            frames=frames,
+            types=types,
+            on_step=lambda what: on_progress(f"compare {what}", 0, None),
+        )
 
 
 def _write_tables(checkpoint: Checkpoint, stage: Path, dtype: DType, on_progress: OnProgress) -> None:

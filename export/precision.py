@@ -24,7 +24,7 @@ Note [Types around int8]
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -70,6 +70,21 @@ FP16 = Precision("fp16", DType.FLOAT16)
 BF16 = Precision("bf16", DType.BFLOAT16)
 INT8 = Precision("int8", DType.FLOAT32, eight_bits=EightBits.INT8)  # Note [Types around int8]
 FP8 = Precision("fp8", DType.FLOAT16, eight_bits=EightBits.FP8)
+
+
+FRAME_PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8", "int4")
+COMPUTE = {"fp32": DType.FLOAT32, "fp16": DType.FLOAT16}
+
+
+def frame_precision(name: str, *, compute: str | None, int4_block: int) -> Precision:
+    """Of the three frame graphs: one of `FRAME_PRECISIONS`.
+
+    Args:
+        compute: around rounded weights, `fp32` or `fp16`; None: what the table above says.
+    """
+    named = {precision.name: precision for precision in (FP32, FP16, BF16, INT8, FP8)}
+    named["int4"] = int4_precision(int4_block, DType.FLOAT16)
+    return replace(named[name], compute=COMPUTE[compute]) if compute else named[name]
 
 
 def int4_precision(block: int, compute: DType = DType.FLOAT32) -> Precision:

@@ -21,11 +21,13 @@ from llamavid.bundle import GraphEntry, ParityRow
 from llamavid.config import LanguageConfig, ModelConfig
 from llamavid.contract import ATTENTION, RELEVANCE
 from llamavid.errors import ParityError
+from llamavid.export.frame_types import CAREFUL_FP32, FrameTypes
 from llamavid.export.precision import dequantized
+from llamavid.export.rounding import round_linear, rounding
 from llamavid.model.checkpoint import Checkpoint
 from llamavid.model.compressor import Compressor
 from llamavid.model.parts import text_decoder
-from llamavid.model.streamed import streamed_features, streamed_logits
+from llamavid.model.streamed import Change, streamed_features, streamed_logits
 from llamavid.tokenizer import QuestionTokenizer
 
 Array = npt.NDArray[Any]
@@ -34,12 +36,20 @@ QUESTION = "What happens in the video, and what color is it?"
 _CHUNKS = (16, 7, 1)  # prefill, a second chunk on a filled cache, one decode step
 
 # Relative norm of the difference. Each carries its reason into the table.
-_TOLERANCES = {
+_TOLERANCES: dict[str, tuple[float | None, str]] = {
     "fp32": (2e-5, "float32, another order of summation"),
     "fp16": (2e-2, "float16 weights and edges; a CPU may multiply in float32"),
+    "bf16": (1e-1, "bfloat16 keeps 8 bits; computed by its emulation"),
+    "int8 frames": (2e-1, "the same int8 weights, activations rounded to int8"),
+    "fp8 frames": (2e-1, "the same e4m3 weights, activations rounded to e4m3"),
+    "int4 frames": (1e-1, "the same int4 weights, activations rounded to int8 by the kernel"),
+    "not judged": (None, "what the format itself costs"),
     "int4 weights": (1e-4, "the same int4 weights, float32 otherwise"),
     "int4 run": (1e-1, "the same int4 weights, activations rounded to int8 by the kernel"),
 }
+
+
+_SAME_INT4 = "PyTorch with the same int4 weights"
 
 
 class RunGraph(Protocol):
@@ -73,24 +83,34 @@ def parity(
     runner: Runner,
     *,
     int4_block: int | None,
+    types: FrameTypes = CAREFUL_FP32,
+    frames: npt.NDArray[np.float32] | None = None,
     on_step: Callable[[str], None] = lambda what: None,
 ) -> Iterator[ParityRow]:
-    """Compares graph after graph; yields every row, passed or not."""
+    """Compares graph after graph; yields every row, passed or not.
+
+    Args:
+        int4_block: of the language model.
+        types: of the frame graphs.
+        frames: pixels [n, 3, S, S] to compare with, the first two of them; None: drawn ones.
+    """
+    pixels = sample_pixels(checkpoint.config) if frames is None else frames[:2]
     on_step("vision: PyTorch")
-    pixels = sample_pixels(checkpoint.config)
     features = streamed_features(checkpoint, torch.from_numpy(pixels)).numpy()
     on_step("vision: exported graph")
     found = _run(runner, folder, graphs["vision"], pixels=pixels)
-    yield _row(graphs, "vision", features, found["features"])
     on_step("content and context")
     ids = QuestionTokenizer(checkpoint.question_vocabulary).ids(QUESTION)
-    reference = _reference_tokens(checkpoint, features, ids)
-    found = _run(runner, folder, graphs["content"], features=features)
+    found |= _run(runner, folder, graphs["content"], features=features)
     found |= _run(runner, folder, graphs["context"], features=features, question_ids=ids)
-    yield _row(graphs, "content", reference["content_tokens"], found["content_tokens"])
-    yield _row(graphs, "context", reference["context_tokens"], found["context_tokens"])
-    for output in (ATTENTION, RELEVANCE):
-        yield _row(graphs, "context", reference[output], found[output], output=output)
+    exact = {"features": features} | _reference_tokens(checkpoint, features, ids)
+    change = rounding(types)
+    yield from _frame_rows(graphs, exact, found, judged=change is None)
+    if change:
+        on_step(f"frame graphs: PyTorch with the {types.precision.name} weights")
+        same = streamed_features(checkpoint, torch.from_numpy(pixels), change=change).numpy()
+        rounded = {"features": same} | _reference_tokens(checkpoint, features, ids, change)
+        yield from _frame_rows(graphs, rounded, found, same_weights=True)
     yield from _language_rows(checkpoint, folder, graphs, runner, int4_block, on_step)
 
 
@@ -120,13 +140,39 @@ def _run(runner: Runner, folder: Path, entry: GraphEntry, **inputs: Array) -> di
     return runner.graph(folder, entry, {name: array.astype(specs[name]) for name, array in inputs.items()})
 
 
+def _frame_rows(
+    graphs: dict[str, GraphEntry],
+    reference: dict[str, Array],
+    found: dict[str, Array],
+    *,
+    judged: bool = True,
+    same_weights: bool = False,
+) -> Iterator[ParityRow]:
+    """A row for every output of the three frame graphs."""
+    for graph, output, told in (
+        ("vision", "features", ""),
+        ("content", "content_tokens", ""),
+        ("context", "context_tokens", ""),
+        ("context", ATTENTION, ATTENTION),
+        ("context", RELEVANCE, RELEVANCE),
+    ):
+        precision = graphs[graph].precision
+        rule = "not judged" if not judged else f"{precision} frames" if same_weights else None
+        against = f"PyTorch with the same {precision} weights" if same_weights else "PyTorch float32"
+        yield _row(graphs, graph, reference[output], found[output], rule=rule, against=against, output=told)
+
+
 @torch.inference_mode()
-def _reference_tokens(checkpoint: Checkpoint, features: Array, ids: Array) -> dict[str, Array]:
+def _reference_tokens(
+    checkpoint: Checkpoint, features: Array, ids: Array, change: Change | None = None
+) -> dict[str, Array]:
     """Every output of the content and context graphs, by its name in the contract."""
     with torch.device("meta"):
         decoder, compressor = text_decoder(checkpoint.config), Compressor(checkpoint.config)
     checkpoint.fill("text_decoder", decoder, dtype=torch.float32, device="cpu")
     checkpoint.fill("compressor", compressor, dtype=torch.float32, device="cpu")
+    round_linear(decoder, "text_decoder", change)
+    round_linear(compressor, "compressor", change)
     rows = torch.from_numpy(features)
     query = compressor.text_query(decoder(rows, torch.from_numpy(ids)))
     looked = compressor.context_attention(rows, query)
@@ -161,10 +207,10 @@ def _language_rows(
     on_step("language model: PyTorch with the int4 weights")
     change = _int4_change(int4_block)
     rounded = streamed_logits(checkpoint, torch.from_numpy(sequence), change=change).numpy()[ends]
-    yield _row(graphs, "llm", rounded, found, rule="int4 run")
+    yield _row(graphs, "llm", rounded, found, rule="int4 run", against=_SAME_INT4)
     on_step("language model: exported graph, float32 activations")
     found_exact = runner.language(folder, entry, language, chunks, exact_int4=True)
-    yield _row(graphs, "llm", rounded, found_exact, rule="int4 weights")
+    yield _row(graphs, "llm", rounded, found_exact, rule="int4 weights", against=_SAME_INT4)
     largest, norm = relative_errors(exact, found)
     reason = "what int4 costs these weights; `llamavid calibrate` and `eval` judge it"
     yield ParityRow("llm", entry.precision, "PyTorch float32", largest, norm, None, reason)
@@ -191,12 +237,12 @@ def _row(
     found: Array,
     *,
     rule: str | None = None,
+    against: str = "PyTorch float32",
     output: str = "",
 ) -> ParityRow:
     """`output` is named where a graph has several."""
     entry = graphs[name]
     tolerance, reason = _TOLERANCES[rule or entry.precision]
-    against = "PyTorch with the same int4 weights" if rule else "PyTorch float32"
     against += f" ({output})" if output else ""
     return ParityRow(name, entry.precision, against, *relative_errors(reference, found), tolerance, reason)
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from llamavid.bundle import Bundle
 from llamavid.contract import GraphContract
+from llamavid.errors import DeviceError
 from llamavid.runtime.executors import OnnxExecutor
 from llamavid.runtime.memory import require_memory
 from llamavid.runtime.timing import Timings
@@ -23,6 +24,7 @@ class Graphs:
     def load(self, graph: str) -> OnnxExecutor:
         """Raises `BundleError` where it cannot be loaded, `DeviceError` where memory does not suffice."""
         if graph not in self._loaded:
+            self._require_kernels(graph)
             require_memory(
                 self._weights_bytes(graph), f"graph {graph}", "Free some, or export with a smaller precision."
             )
@@ -30,6 +32,15 @@ class Graphs:
                 file = self.bundle.path(self.bundle.manifest.graphs[graph].file)
                 self._loaded[graph] = OnnxExecutor(file, self.contract(graph), threads=self._threads)
         return self._loaded[graph]
+
+    def _require_kernels(self, graph: str) -> None:
+        precision = self.bundle.manifest.graphs[graph].precision
+        if precision == "bf16":  # inside a graph: its boundary does not tell
+            raise DeviceError(
+                f"graph {graph} of {self.bundle.folder} is bfloat16",
+                expected="a type that ONNX Runtime's CPU multiplies",
+                next_step="Build engines with `llamavid build`, or export with --precision fp16.",
+            )
 
     def contract(self, graph: str) -> GraphContract:
         return self.bundle.manifest.graphs[graph].contract

@@ -7,11 +7,17 @@ import os
 import shlex
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from llamavid.console import Progress, remark
+
+if TYPE_CHECKING:
+    from llamavid.config import Preprocessing
+
+_SCANNED_FRAMES = 64  # of one clip; a minute
+_SHOWN_ACTIVATIONS = 3
 
 
 @click.command()
@@ -24,7 +30,27 @@ from llamavid.console import Progress, remark
     "--text-tokenizer", help="BERT's folder or vocab.txt, instead of bert-base-uncased near the checkpoint."
 )
 @click.option("--image-processor", help="Its folder, or an image size in pixels, instead of config.json's.")
-@click.option("--precision", default="fp32", show_default=True, help="Of the frame graphs: fp32 or fp16.")
+@click.option(
+    "--precision",
+    default="fp32",
+    show_default=True,
+    help="Of the frame graphs: fp32, fp16, bf16 (GPUs only), int8, fp8 (GPUs from Ada on) or int4.",
+)
+@click.option(
+    "--compute", help="fp32 or fp16, around int8, fp8 and int4; fp32 with int8 and fp16 else, by default."
+)
+@click.option(
+    "--scales",
+    type=click.Path(path_type=Path),
+    help="Ranges of activations, for int8 and fp8: scales.json of `llamavid calibrate`.",
+)
+@click.option(
+    "--scan",
+    "clips",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A clip to choose each layer's type by, and int8's ranges without --scales. May be repeated.",
+)
 @click.option(
     "--llm-precision", default="fp32", show_default=True, help="Of the language model: fp32, fp16 or int4."
 )
@@ -40,6 +66,7 @@ def export(
     vision_tower: str | None,
     text_tokenizer: str | None,
     image_processor: str | None,
+    clips: tuple[Path, ...],
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -66,12 +93,16 @@ def export(
     for name in opened.unexpected:
         remark(f"unexpected tensor {name} is left out")
     remark(f"{len(opened.tensors)} tensors; {len(opened.dropped)} known and not needed")
+    if clips and settings.frame.eight_bits and not settings.scales:
+        remark("ranges are the largest values of these clips: `llamavid calibrate` chooses better ones")
     with Progress(quiet=as_json) as progress:
         manifest = export_bundle(
             opened,
             bundle,
             runner=Runner(run_graph, run_language),
             options=settings,
+            frames=_scanned(clips, opened.config.preprocessing) if clips else None,
+            on_scan=lambda seen: _print_scan(progress, seen),
             on_progress=progress.update,
             on_row=lambda row: None if as_json else _print_row(progress, row),
         )
@@ -81,6 +112,26 @@ def export(
         size = sum(entry.size for entry in manifest.files.values())
         click.echo(
             f'{bundle}: {size / 1e6:,.1f} MB. Next: llamavid ask {shlex.quote(str(bundle))} VIDEO "question"'
+        )
+
+
+def _scanned(clips: tuple[Path, ...], preprocessing: Preprocessing) -> Any:
+    """Frames of the clips [n, 3, S, S], one a second; of each the first ones, so that memory has an end."""
+    import numpy as np
+
+    from llamavid.runtime.clip import clip_pixels
+
+    return np.concatenate([clip_pixels(clip, preprocessing)[:_SCANNED_FRAMES] for clip in clips])
+
+
+def _print_scan(progress: Progress, seen: Any) -> None:
+    from llamavid.export.activations import rows
+
+    progress.close()
+    for row in rows(seen)[:_SHOWN_ACTIVATIONS]:
+        remark(
+            f"{row.graph} {row.name} ({row.what}): at most {row.largest:.4g} in {seen.frames} frames, "
+            f"{row.headroom:.3g} times below the end of float16"
         )
 
 

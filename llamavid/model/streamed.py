@@ -7,6 +7,7 @@ checkpoint. Export compares its graphs with this.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -18,19 +19,35 @@ from llamavid.model.parts import llama_config
 from llamavid.model.vision import Block, VisionEncoder
 
 Change = Callable[[str, Tensor], Tensor]  # a weight's name and value -> what to compute with
+Around = Callable[[str, nn.Module], AbstractContextManager[object]]  # open while that module runs
+
+BATCH = 8  # frames in a block at once: EVA-g's hidden rows are 6 MB a frame, its scores 4
 
 
 @torch.inference_mode()
-def streamed_features(checkpoint: Checkpoint, pixels: Tensor) -> Tensor:
-    """pixels [T, 3, S, S] -> features [T, 1+N, C]."""
+def streamed_features(
+    checkpoint: Checkpoint,
+    pixels: Tensor,
+    *,
+    change: Change | None = None,
+    around: Around = lambda part, module: nullcontext(),
+) -> Tensor:
+    """pixels [T, 3, S, S] -> features [T, 1+N, C].
+
+    Args:
+        change: applied to every matrix.
+        around: opened with each part's name (`vision`, `vision.blocks.3`) and module while it runs.
+    """
     config = checkpoint.config.vision
     with torch.device("meta"):
         front = VisionEncoder(config)
         front.blocks = nn.ModuleList()
         block = Block(config)
-    x = _filled(checkpoint, "vision", front)(pixels.float())
-    for index in range(config.depth):
-        x = _filled(checkpoint, f"vision.blocks.{index}", block)(x)
+    x = pixels.float()
+    for part, module in [("vision", front), *((f"vision.blocks.{i}", block) for i in range(config.depth))]:
+        _filled(checkpoint, part, module, change)
+        with around(part, module):
+            x = torch.cat([module(frames) for frames in x.split(BATCH)])
     return x
 
 

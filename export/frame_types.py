@@ -1,0 +1,108 @@
+"""The three frame graphs of a bundle: what types the data give them, and their files.
+
+Takes a precision, scales and a scan; gives a plan a graph, and writes the graphs by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llamavid.bundle import GraphEntry
+from llamavid.contract import DType, content_contract, context_contract, vision_contract
+from llamavid.errors import UsageError
+from llamavid.export.activations import Activations, scales_from
+from llamavid.export.builder import GraphBuilder
+from llamavid.export.graphs import write_content, write_context, write_vision
+from llamavid.export.layers import Array, Layers
+from llamavid.export.precision import FP32, Precision
+from llamavid.export.type_plan import CAREFUL, TypePlan, features_type, plan_from
+from llamavid.model.checkpoint import Checkpoint
+from llamavid.model.fingerprint import fingerprint
+from llamavid.scales import Scales, load_scales
+
+GRAPH_PREFIX = {"vision": "vision.", "content": "compressor.", "context": ""}  # a graph's names -> ours
+
+
+@dataclass(frozen=True)
+class FrameTypes:
+    """What is decided before the first node is written."""
+
+    precision: Precision
+    plans: Mapping[str, TypePlan] = field(default_factory=dict)  # by graph; one without a plan is careful
+    scales: Scales | None = None
+    features: DType | None = None  # of the encoder's features at a boundary; None: as the rest of it
+
+
+CAREFUL_FP32 = FrameTypes(FP32)
+
+
+def frame_types(
+    checkpoint: Checkpoint, precision: Precision, *, scales: Path | None, seen: Activations | None
+) -> FrameTypes:
+    """Decides.
+
+    Raises:
+        UsageError: the precision needs scales, and there are neither scales nor a scan.
+        ScalesError: the scales are damaged, or of another checkpoint or format.
+    """
+    chosen = _scales(checkpoint, precision, scales, seen)
+    if seen is None:
+        return FrameTypes(precision, scales=chosen)
+    return FrameTypes(
+        precision,
+        {graph: plan_from(values, precision.compute) for graph, values in seen.graphs.items()},
+        chosen,
+        features_type(seen, f"blocks.{checkpoint.config.vision.depth - 1}.mlp", precision.compute),
+    )
+
+
+def write_frame_graphs(
+    checkpoint: Checkpoint,
+    folder: Path,
+    types: FrameTypes,
+    *,
+    builder: type[GraphBuilder] = GraphBuilder,
+    on_file: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> dict[str, GraphEntry]:
+    """Writes vision, content and context into `folder`; their entries by name."""
+    writers = {
+        "vision": (vision_contract, write_vision),
+        "content": (content_contract, write_content),
+        "context": (context_contract, write_context),
+    }
+    config, precision = checkpoint.config, types.precision
+    graphs = {}
+    for index, (name, (contract_of, write)) in enumerate(writers.items()):
+        on_file(f"write {name}", index, len(writers))
+        contract = contract_of(config, precision.boundary, types.features)
+        scales = types.scales.graphs.get(name) if types.scales else None
+        with builder(name, contract, folder) as g:
+            plan = types.plans.get(name, CAREFUL)
+            write(Layers(g, reader(checkpoint, GRAPH_PREFIX[name]), precision, plan, scales), config)
+            graphs[name] = GraphEntry(g.save().name, precision.name, contract)
+    return graphs
+
+
+def reader(checkpoint: Checkpoint, prefix: str) -> Callable[[str], Array]:
+    """Gives the weights of one part, float32, by the names that its modules have."""
+    return lambda name: checkpoint.read(prefix + name).numpy()
+
+
+def _scales(
+    checkpoint: Checkpoint, precision: Precision, given: Path | None, seen: Activations | None
+) -> Scales | None:
+    if not precision.eight_bits:
+        return None
+    if given:
+        scales = load_scales(given)
+        scales.require(checkpoint=fingerprint(checkpoint), format=precision.eight_bits.value)
+        return scales
+    if seen:
+        return scales_from(seen, precision.eight_bits)
+    raise UsageError(
+        f"precision {precision.name} without scales",
+        expected="the ranges of activations",
+        next_step="Pass --scales scales.json, or --scan CLIP to take them from a clip.",
+    )
