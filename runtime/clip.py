@@ -6,6 +6,7 @@ What answering, training and calibration share, so that all three see the same p
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,22 @@ def clip_pixels(
         return np.concatenate(
             [frame_pixels([frame], source.kind, preprocessing) for frame in source.frames()]
         )
+
+
+def first_pixels(
+    paths: Sequence[Path], preprocessing: Preprocessing, *, frames: int, fps: float = 1.0
+) -> npt.NDArray[np.float32]:
+    """The first `frames` of every clip -> float32 [T, 3, S, S]; what comes after is not decoded.
+
+    Raises:
+        SourceError: a file cannot be read.
+    """
+    found = []
+    for path in paths:
+        with open_source(path, fps=fps) as source:
+            for frame in islice(source.frames(), frames):
+                found.append(frame_pixels([frame], source.kind, preprocessing))
+    return np.concatenate(found)
 
 
 def is_padded(kind: SourceKind, preprocessing: Preprocessing) -> bool:

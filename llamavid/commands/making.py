@@ -7,16 +7,13 @@ import os
 import shlex
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from llamavid.console import Progress, remark
 
-if TYPE_CHECKING:
-    from llamavid.config import Preprocessing
-
-_SCANNED_FRAMES = 64  # of one clip; a minute
+_SCANNED_FRAMES = 64  # of one clip, one a second; memory has an end
 _SHOWN_ACTIVATIONS = 3
 
 
@@ -81,6 +78,7 @@ def export(
     from llamavid.export.pack import ExportOptions, export_bundle
     from llamavid.export.verify import Runner
     from llamavid.model.checkpoint import open_checkpoint
+    from llamavid.runtime.clip import first_pixels
     from llamavid.runtime.parity import run_graph, run_language
 
     settings = ExportOptions(**options)
@@ -101,7 +99,9 @@ def export(
             bundle,
             runner=Runner(run_graph, run_language),
             options=settings,
-            frames=_scanned(clips, opened.config.preprocessing) if clips else None,
+            frames=first_pixels(clips, opened.config.preprocessing, frames=_SCANNED_FRAMES)
+            if clips
+            else None,
             on_scan=lambda seen: _print_scan(progress, seen),
             on_progress=progress.update,
             on_row=lambda row: None if as_json else _print_row(progress, row),
@@ -113,15 +113,6 @@ def export(
         click.echo(
             f'{bundle}: {size / 1e6:,.1f} MB. Next: llamavid ask {shlex.quote(str(bundle))} VIDEO "question"'
         )
-
-
-def _scanned(clips: tuple[Path, ...], preprocessing: Preprocessing) -> Any:
-    """Frames of the clips [n, 3, S, S], one a second; of each the first ones, so that memory has an end."""
-    import numpy as np
-
-    from llamavid.runtime.clip import clip_pixels
-
-    return np.concatenate([clip_pixels(clip, preprocessing)[:_SCANNED_FRAMES] for clip in clips])
 
 
 def _print_scan(progress: Progress, seen: Any) -> None:
