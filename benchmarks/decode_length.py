@@ -18,9 +18,9 @@ import onnxruntime as ort
 
 from benchmarks.report import Line, in_turn, publish, ratio
 from llamavid.config import LanguageConfig
-from llamavid.contract import DType, language_contract
-from llamavid.export.builder import OPSET_LANGUAGE, GraphBuilder
-from llamavid.export.language import write_language
+from llamavid.contract import DType, Lowering, language_contract
+from llamavid.export.builder import GraphBuilder
+from llamavid.export.language import OPSET_OF, write_language
 from llamavid.export.layers import Layers
 from llamavid.export.precision import int4_precision
 from llamavid.runtime.executors import OnnxExecutor
@@ -68,7 +68,9 @@ def _write_layer(folder: Path) -> None:
     def read(name: str) -> np.ndarray:
         return random.normal(0, 0.02, _shape(name)).astype(np.float32)
 
-    with GraphBuilder("llm", language_contract(LAYER, DType.FLOAT32), folder, opset=OPSET_LANGUAGE) as g:
+    with GraphBuilder(
+        "llm", language_contract(LAYER, DType.FLOAT32), folder, opset=OPSET_OF[Lowering.ONNX_RUNTIME]
+    ) as g:
         write_language(Layers(g, read, int4_precision(32)), LAYER)
         g.save()
 

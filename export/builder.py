@@ -6,7 +6,8 @@
     g.save()
 
 A weight is on disk and out of memory as soon as it is declared, so a 13-billion
-parameter graph costs one tensor of memory. Knows ONNX; knows nothing of layers.
+parameter graph costs one tensor of memory. Several graphs may share one `WeightFile`.
+Knows ONNX; knows nothing of layers.
 """
 
 from __future__ import annotations
@@ -25,12 +26,11 @@ import onnx
 from onnx import TensorProto, helper
 
 from llamavid.contract import DType, GraphContract, TensorSpec
+from llamavid.export.weights import WeightFile
 
 OPSET = 21  # the first with INT4 and block-wise DequantizeLinear; what TensorRT 10.3 reads
-OPSET_LANGUAGE = 23  # the first with RMSNormalization
 MICROSOFT = "com.microsoft"
 _IR_VERSION = 11
-_ALIGNMENT = 4096  # bytes; lets a runtime map weights instead of reading them
 
 ONNX_TYPE = {
     DType.FLOAT32: TensorProto.FLOAT,
@@ -52,22 +52,33 @@ class Value:
 class GraphBuilder:
     """One graph under construction. Must be closed: use it in a `with` block."""
 
-    def __init__(self, name: str, contract: GraphContract, folder: Path, *, opset: int = OPSET) -> None:
-        self.name, self._opset = name, opset
+    def __init__(
+        self,
+        name: str,
+        contract: GraphContract,
+        folder: Path,
+        *,
+        opset: int = OPSET,
+        weights: WeightFile | None = None,
+    ) -> None:
+        """`weights`, in `folder`, may be shared with other graphs, and stays open; None: the graph's own."""
+        self.name, self.opset = name, opset
         self.file = folder / f"{name}.onnx"
         self._contract = contract
         self._nodes: list[onnx.NodeProto] = []
-        self._weights: list[onnx.TensorProto] = []
+        self._weights: dict[str, onnx.TensorProto] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], Value] = {}
         self._scope = ""
         self._serial = 0
-        self._data = (folder / f"{name}.onnx.data").open("wb")
+        self.data = weights or WeightFile(folder / f"{name}.onnx.data")
+        self._owns_data = weights is None
 
     def __enter__(self) -> GraphBuilder:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._data.close()
+        if self._owns_data:
+            self.data.__exit__(kind, error, trace)
 
     @contextlib.contextmanager
     def scope(self, name: str) -> Iterator[None]:
@@ -119,7 +130,7 @@ class GraphBuilder:
         key = (dtype.value, array.shape, array.tobytes())
         if key not in self._constants:
             name = f"constant_{len(self._constants)}"
-            self._weights.append(onnx.numpy_helper.from_array(array, name))
+            self._weights[name] = onnx.numpy_helper.from_array(array, name)
             self._constants[key] = Value(name, dtype)
         return self._constants[key]
 
@@ -144,19 +155,34 @@ class GraphBuilder:
         key = (str(levels), shape, b"")
         if key not in self._constants:
             name = f"constant_{len(self._constants)}"
-            self._weights.append(onnx.numpy_helper.from_array(np.zeros(shape, levels), name))
+            self._weights[name] = onnx.numpy_helper.from_array(np.zeros(shape, levels), name)
             self._constants[key] = Value(name, scale.dtype)
         return self._constants[key]
 
+    def stored(self, name: str, dtype: DType) -> Value | None:
+        """The weight of that name and type, where the data file has it already: it need not be read again."""
+        return self._refer(name, ONNX_TYPE[dtype], dtype)
+
+    def stored_as(self, name: str, dtype: DType) -> Value | None:
+        """The same, converted where the data file has it in float32."""
+        wide = self.data.find(name, ONNX_TYPE[DType.FLOAT32])
+        if wide is None or dtype is DType.FLOAT32:
+            return self.stored(name, dtype)
+        return self.weight(name, stored_as(self.data.read(wide, np.dtype(np.float32)), dtype))
+
+    def stored_int4(self, name: str, scale: Value) -> Value | None:
+        """Four-bit values that the data file has already."""
+        return self._refer(name, TensorProto.INT4, scale.dtype)
+
+    def _refer(self, name: str, onnx_type: int, dtype: DType) -> Value | None:
+        stored = self.data.find(name, onnx_type)
+        if stored is None:
+            return None
+        self._weights[name] = self.data.reference(stored)
+        return Value(name, dtype)
+
     def _store(self, name: str, array: npt.NDArray[Any], onnx_type: int, shape: tuple[int, ...]) -> str:
-        offset = -(-self._data.tell() // _ALIGNMENT) * _ALIGNMENT
-        self._data.seek(offset)
-        self._data.write(array.reshape(-1).view(np.uint8).data)
-        tensor = TensorProto(name=name, data_type=onnx_type, dims=shape, data_location=TensorProto.EXTERNAL)
-        where = {"location": Path(self._data.name).name, "offset": offset, "length": array.nbytes}
-        for key, value in where.items():
-            tensor.external_data.add(key=key, value=str(value))
-        self._weights.append(tensor)
+        self._weights[name] = self.data.reference(self.data.store(name, array, onnx_type, shape))
         return name
 
     def mark(self, value: Value, name: str) -> Value:
@@ -170,15 +196,15 @@ class GraphBuilder:
 
     def save(self) -> Path:
         """Writes and checks the graph. Raises `onnx.checker.ValidationError` on a mistake of ours."""
-        self._data.close()
+        self.data.flush()
         graph = helper.make_graph(
             self._nodes,
             self.name,
             [_value_info(spec) for spec in self._contract.inputs],
             [_value_info(spec) for spec in self._contract.outputs],
-            self._weights,
+            list(self._weights.values()),
         )
-        opsets = [helper.make_opsetid("", self._opset), helper.make_opsetid(MICROSOFT, 1)]
+        opsets = [helper.make_opsetid("", self.opset), helper.make_opsetid(MICROSOFT, 1)]
         model = helper.make_model(
             graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="llamavid"
         )

@@ -19,7 +19,7 @@ from llamavid.contract import DType
 from llamavid.export.builder import ONNX_TYPE, GraphBuilder, Value, stored_as
 
 # They move values and make none, so what they give is rounded already.
-_MOVES = {"Concat", "Expand", "Gather", "Identity", "Reshape", "Slice", "Split", "Transpose"}
+_MOVES = {"Concat", "Expand", "Gather", "Identity", "Reshape", "Slice", "Split", "TensorScatter", "Transpose"}
 
 
 class EmulatedBuilder(GraphBuilder):
@@ -32,10 +32,13 @@ class EmulatedBuilder(GraphBuilder):
         outputs: int,
         dtype: DType | None = None,
         domain: str = "",
+        results: list[str] | None = None,
         **attributes: Any,
     ) -> list[Value]:
-        results = super().ops(kind, *inputs, outputs=outputs, dtype=dtype, domain=domain, **attributes)
-        return [self._rounded(value) if kind not in _MOVES else value for value in results]
+        values = super().ops(
+            kind, *inputs, outputs=outputs, dtype=dtype, domain=domain, results=results, **attributes
+        )
+        return [self._rounded(value) if kind not in _MOVES else value for value in values]
 
     def cast(self, value: Value, dtype: DType) -> Value:
         if value.dtype is dtype:

@@ -23,6 +23,8 @@ from llamavid.scales import GraphScales
 
 Array = npt.NDArray[np.float32]
 
+OPSET_RMS_NORM = 23  # the first with RMSNormalization
+
 
 @dataclass(frozen=True)
 class Layers:
@@ -42,7 +44,9 @@ class Layers:
 
     def linear(self, x: Value, name: str, *, bias: bool = True) -> Value:
         """x [..., K] -> [..., N]; weight [N, K] under `name.weight`."""
-        y = self.matmul(x, f"{name}.weight", self.read(f"{name}.weight").T)
+        y = self._product_with_stored(x, f"{name}.weight")
+        if y is None:
+            y = self.matmul(x, f"{name}.weight", self.read(f"{name}.weight").T)
         return self.add_bias(y, f"{name}.bias", self.read(f"{name}.bias")) if bias else y
 
     def add_bias(self, y: Value, name: str, bias: Array) -> Value:
@@ -57,6 +61,7 @@ class Layers:
         if precision.int4_block:
             zeros = missing_rows(len(matrix), precision.int4_block)
             x, matrix = self._lengthened(x, zeros), np.pad(matrix, ((0, zeros), (0, 0)))
+            self.g.data.lengthened[name] = zeros
             return self.g.op("MatMul", x, self._int4(name, matrix, precision.int4_block, dtype))
         if precision.eight_bits and not self._kept(module):
             x = self._rounded(x, module, precision.eight_bits)
@@ -104,23 +109,46 @@ class Layers:
             )
         return module in self.scales.kept
 
+    def _product_with_stored(self, x: Value, name: str) -> Value | None:
+        """x times a matrix that another graph stored, which is not read again; None: none did."""
+        dtype = self.product_type(name.removesuffix(".weight"))
+        x = self.g.cast(x, dtype)
+        if levels := self.precision.int4_block and self._stored_int4(name, dtype):
+            return self.g.op("MatMul", self._lengthened(x, self.g.data.lengthened[name]), levels)
+        matrix = self.g.stored(name, dtype)
+        return self.g.op("MatMul", x, matrix) if matrix else None
+
+    def _stored_int4(self, name: str, dtype: DType) -> Value | None:
+        """The other graph's levels; its scales too, or the same in this graph's type."""
+        scale = self.g.stored_as(f"{name}.scale", dtype)
+        levels = self.g.stored_int4(name, scale) if scale else None
+        block = self.precision.int4_block
+        return self.g.op("DequantizeLinear", levels, scale, axis=0, block_size=block) if levels else None
+
     def compute(self, name: str) -> Value:
         """The weight of that name, in the type of matrix products."""
-        return self.weight(name, self.read(name))
+        return self._parameter(name, self.precision.compute)
+
+    def _parameter(self, name: str, dtype: DType) -> Value:
+        """The weight of that name as the checkpoint has it, read where no other graph stored it."""
+        return self.g.stored(name, dtype) or self.g.weight(name, stored_as(self.read(name), dtype))
 
     def weight(self, name: str, array: Array) -> Value:
         return self.g.weight(name, stored_as(array, self.precision.compute))
 
     def layer_norm(self, x: Value, name: str, eps: float) -> Value:
         """In `sensitive`; the result too."""
-        scale, bias = (
-            self.g.weight(f"{name}.{leaf}", self.read(f"{name}.{leaf}")) for leaf in ("weight", "bias")
-        )
+        scale, bias = (self._parameter(f"{name}.{leaf}", DType.FLOAT32) for leaf in ("weight", "bias"))
         return self.g.op("LayerNormalization", self.sensitive(x), scale, bias, axis=-1, epsilon=eps)
 
     def rms_norm(self, x: Value, name: str, eps: float) -> Value:
-        scale = self.g.weight(f"{name}.weight", self.read(f"{name}.weight"))
-        return self.g.op("RMSNormalization", self.sensitive(x), scale, axis=-1, epsilon=eps)
+        """In `sensitive`, as one operation from opset 23 on; the result too."""
+        scale, x = self._parameter(f"{name}.weight", DType.FLOAT32), self.sensitive(x)
+        if self.g.opset >= OPSET_RMS_NORM:
+            return self.g.op("RMSNormalization", x, scale, axis=-1, epsilon=eps)
+        square = self.g.op("ReduceMean", self.g.op("Mul", x, x), self.g.constant([-1]), keepdims=1)
+        size = self.g.op("Sqrt", self.g.op("Add", square, self.g.constant(eps, x.dtype)))
+        return self.g.op("Mul", self.g.op("Div", x, size), scale)
 
     def softmax(self, x: Value, dtype: DType | None = None) -> Value:
         """Over the last axis, in `sensitive`; the result in `dtype`, or `compute`."""
@@ -148,14 +176,15 @@ class Layers:
     def transpose(self, x: Value, *perm: int) -> Value:
         return self.g.op("Transpose", x, perm=list(perm))
 
-    def slice(self, x: Value, start: int, end: int | Value, *, axis: int) -> Value:
-        """x[start:end] along one axis; `end` may be a value [1] of the graph."""
-        stop = end if isinstance(end, Value) else self.g.constant([end])
-        return self.g.op("Slice", x, self.g.constant([start]), stop, self.g.constant([axis]))
+    def slice(self, x: Value, start: int | Value, end: int | Value | None, *, axis: int) -> Value:
+        """x[start:end] along one axis; either may be a value [1] of the graph, no `end` is all the rest."""
+        end = np.iinfo(np.int64).max if end is None else end
+        limits = (at if isinstance(at, Value) else self.g.constant([at]) for at in (start, end))
+        return self.g.op("Slice", x, *limits, self.g.constant([axis]))
 
     def last(self, x: Value, rows: int, *, axis: int = 1) -> Value:
         """The last `rows` along an axis."""
-        return self.slice(x, -rows, np.iinfo(np.int64).max, axis=axis)
+        return self.slice(x, -rows, None, axis=axis)
 
     def concat(self, *values: Value, axis: int) -> Value:
         return self.g.op("Concat", *values, axis=axis)
@@ -172,6 +201,10 @@ class Layers:
     def split_heads(self, x: Value, heads: int) -> Value:
         """[B, R, heads*d] -> [B, heads, R, d]."""
         return self.transpose(self.reshape(x, 0, 0, heads, -1), 0, 2, 1, 3)
+
+    def join_heads(self, x: Value, width: int) -> Value:
+        """[B, heads, R, d] -> [B, R, heads*d], which is `width`."""
+        return self.reshape(self.transpose(x, 0, 2, 1, 3), 0, 0, width)
 
     def attention(
         self,
@@ -193,7 +226,7 @@ class Layers:
         if bias is not None:
             scores = self.add(scores, bias)
         mixed = self.g.op("MatMul", self.softmax(scores, dtype), v)
-        return self.reshape(self.transpose(mixed, 0, 2, 1, 3), 0, 0, heads * head_dim)
+        return self.join_heads(mixed, heads * head_dim)
 
     def microsoft(self, kind: str, *inputs: Value | None, outputs: int, **attributes: Any) -> list[Value]:
         """An operator of ONNX Runtime's own."""

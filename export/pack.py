@@ -30,16 +30,13 @@ from llamavid.bundle import (
 )
 from llamavid.contract import (
     DType,
-    language_contract,
 )
 from llamavid.errors import BundleError, UsageError
 from llamavid.export import activations
 from llamavid.export.activations import Activations
-from llamavid.export.builder import OPSET_LANGUAGE, GraphBuilder
 from llamavid.export.emulation import EmulatedBuilder
-from llamavid.export.frame_types import FrameTypes, frame_types, reader, write_frame_graphs
-from llamavid.export.language import write_language
-from llamavid.export.layers import Layers
+from llamavid.export.frame_types import FrameTypes, frame_types, write_frame_graphs
+from llamavid.export.language_graphs import write_language_graphs
 from llamavid.export.precision import (
     BLOCK_SIZES,
     COMPUTE,
@@ -186,16 +183,7 @@ def _write_graphs(
     checkpoint: Checkpoint, stage: Path, options: ExportOptions, types: FrameTypes, on_progress: OnProgress
 ) -> dict[str, GraphEntry]:
     graphs = write_frame_graphs(checkpoint, stage, types, on_file=on_progress)
-    config = checkpoint.config
-    contract, layers = language_contract(config.language, options.language.compute), config.language.layers
-    with GraphBuilder("llm", contract, stage, opset=OPSET_LANGUAGE) as g:
-        write_language(
-            Layers(g, reader(checkpoint, "language."), options.language),
-            config.language,
-            on_layer=lambda i: on_progress("write llm", i + 1, layers),
-        )
-        graphs["llm"] = GraphEntry(g.save().name, options.language.name, contract)
-    return graphs
+    return graphs | write_language_graphs(checkpoint, stage, options.language, on_layer=on_progress)
 
 
 def _parity(

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from llamavid.bundle import GraphEntry, ParityRow
 from llamavid.config import LanguageConfig, ModelConfig
-from llamavid.contract import ATTENTION, RELEVANCE
+from llamavid.contract import ATTENTION, RELEVANCE, Lowering
 from llamavid.errors import ParityError
 from llamavid.export.frame_types import CAREFUL_FP32, FrameTypes
+from llamavid.export.language import GRAPH
 from llamavid.export.precision import dequantized
 from llamavid.export.rounding import round_linear, rounding
 from llamavid.model.checkpoint import Checkpoint
@@ -45,6 +46,7 @@ _TOLERANCES: dict[str, tuple[float | None, str]] = {
     "int4 frames": (1e-1, "the same int4 weights, activations rounded to int8 by the kernel"),
     "not judged": (None, "what the format itself costs"),
     "int4 weights": (1e-4, "the same int4 weights, float32 otherwise"),
+    "int4 in float16": (2e-2, "the same int4 weights, float16 otherwise; a CPU may multiply in float32"),
     "int4 run": (1e-1, "the same int4 weights, activations rounded to int8 by the kernel"),
 }
 
@@ -192,28 +194,37 @@ def _language_rows(
     int4_block: int | None,
     on_step: Callable[[str], None],
 ) -> Iterator[ParityRow]:
-    language, entry = checkpoint.config.language, graphs["llm"]
-    sequence = _sample_sequence(checkpoint)
-    dtype = entry.contract.spec("inputs_embeds").dtype.numpy
-    chunks = np.split(sequence.astype(dtype), np.cumsum(_CHUNKS)[:-1], axis=1)
+    language, sequence = checkpoint.config.language, _sample_sequence(checkpoint)
     ends = np.cumsum(_CHUNKS) - 1
+
+    def found(name: str, *, exact_int4: bool = False) -> Array:
+        """Logits [chunks, V] of one lowering."""
+        on_step(f"{name}: exported graph" + (", exact activations" if exact_int4 else ""))
+        entry = graphs[name]
+        rows = sequence.astype(entry.contract.spec("inputs_embeds").dtype.numpy)
+        chunks = np.split(rows, ends[:-1] + 1, axis=1)
+        return runner.language(folder, entry, language, chunks, exact_int4=exact_int4)
+
     on_step("language model: PyTorch, layer by layer")
     exact = streamed_logits(checkpoint, torch.from_numpy(sequence)).numpy()[ends]
-    on_step("language model: exported graph")
-    found = runner.language(folder, entry, language, chunks)
     if int4_block is None:
-        yield _row(graphs, "llm", exact, found)
+        for name in GRAPH.values():
+            yield _row(graphs, name, exact, found(name))
         return
     on_step("language model: PyTorch with the int4 weights")
     change = _int4_change(int4_block)
     rounded = streamed_logits(checkpoint, torch.from_numpy(sequence), change=change).numpy()[ends]
-    yield _row(graphs, "llm", rounded, found, rule="int4 run", against=_SAME_INT4)
-    on_step("language model: exported graph, float32 activations")
-    found_exact = runner.language(folder, entry, language, chunks, exact_int4=True)
-    yield _row(graphs, "llm", rounded, found_exact, rule="int4 weights", against=_SAME_INT4)
-    largest, norm = relative_errors(exact, found)
+    answered = found("llm")
+    yield _row(graphs, "llm", rounded, answered, rule="int4 run", against=_SAME_INT4)
+    yield _row(graphs, "llm", rounded, found("llm", exact_int4=True), rule="int4 weights", against=_SAME_INT4)
+    largest, norm = relative_errors(exact, answered)
     reason = "what int4 costs these weights; `llamavid calibrate` and `eval` judge it"
-    yield ParityRow("llm", entry.precision, "PyTorch float32", largest, norm, None, reason)
+    yield ParityRow("llm", graphs["llm"].precision, "PyTorch float32", largest, norm, None, reason)
+    for lowering in (Lowering.STATIC, Lowering.PRIMITIVE):
+        name = GRAPH[lowering]
+        yield _row(
+            graphs, name, rounded, found(name, exact_int4=True), rule="int4 in float16", against=_SAME_INT4
+        )
 
 
 def _sample_sequence(checkpoint: Checkpoint) -> npt.NDArray[np.float32]:

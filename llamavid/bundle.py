@@ -27,11 +27,12 @@ from llamavid.config import ModelConfig, dataclass_from_json
 from llamavid.contract import GraphContract
 from llamavid.errors import BundleError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_READABLE = (1, 2)  # 1: one language graph, and no graph names its weights
 MANIFEST = "manifest.json"
 LANGUAGE_TOKENIZER, QUESTION_VOCABULARY = "tokenizer.model", "vocab.txt"
 EMBEDDINGS = "embeddings.npy"  # float [V, D], the language model's input table
-GRAPHS = ("vision", "content", "context", "llm")
+GRAPHS = ("vision", "content", "context", "llm")  # what answers; a bundle may hold more, to build engines of
 
 _MANIFEST_LIMIT = 16 << 20  # bytes; ours are some 100 kB
 _REEXPORT = "Copy the bundle again, or make it again with `llamavid export`."
@@ -67,6 +68,16 @@ class GraphEntry:
     file: str
     precision: str
     contract: GraphContract
+    weights: str | None = None  # its data file, which graphs may share; None: FILE.data
+
+    @property
+    def weights_file(self) -> str:
+        return self.weights or f"{self.file}.data"
+
+    @property
+    def files(self) -> tuple[str, str]:
+        """All that it consists of."""
+        return self.file, self.weights_file
 
 
 @dataclass(frozen=True)
@@ -156,11 +167,11 @@ def _manifest(text: bytes, folder: Path) -> Manifest:
         version = data["format_version"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"{file} is damaged ({error!r})", next_step=_REEXPORT) from error
-    if version != FORMAT_VERSION:
+    if version not in _READABLE:
         newer = isinstance(version, int) and version > FORMAT_VERSION
         raise BundleError(
             f"{folder} has bundle format {version!r:.40}",
-            expected=f"{FORMAT_VERSION}",
+            expected=" or ".join(map(str, _READABLE)),
             next_step="Upgrade llamavid." if newer else _REEXPORT,
         )
     try:
@@ -181,7 +192,7 @@ def _manifest(text: bytes, folder: Path) -> Manifest:
 
 def _check_parity(manifest: Manifest, file: Path) -> None:
     """A graph that nobody compared, or that failed, does not answer."""
-    for graph in GRAPHS:
+    for graph in manifest.graphs:
         rows = [row for row in manifest.parity if row.graph == graph]
         if not rows or not all(row.passed for row in rows):
             what = "failed its comparison" if rows else "was never compared"
@@ -189,8 +200,8 @@ def _check_parity(manifest: Manifest, file: Path) -> None:
 
 
 def _needed(manifest: Manifest) -> set[str]:
-    """The files that the runtime reads; a graph's weights lie beside it."""
-    graphs = {f"{entry.file}{part}" for entry in manifest.graphs.values() for part in ("", ".data")}
+    """The files that the runtime and TensorRT's builder read; graphs may share weights."""
+    graphs = {file for entry in manifest.graphs.values() for file in entry.files}
     return {EMBEDDINGS, LANGUAGE_TOKENIZER, QUESTION_VOCABULARY} | graphs
 
 

@@ -165,7 +165,9 @@ def _check_number(where: str, value: object) -> None:
 
 
 def dataclass_from_json(cls: type[T], data: object, where: str = "") -> T:
-    """Builds the dataclass from untrusted JSON: exactly its fields, of exactly their types.
+    """Builds the dataclass from untrusted JSON: its fields and no other, of exactly their types.
+
+    One whose default is None may be missing: files made before there was such a field can be read.
 
     Raises:
         ValueError: naming the field that is missing, unknown or of another type.
@@ -174,10 +176,11 @@ def dataclass_from_json(cls: type[T], data: object, where: str = "") -> T:
     if not isinstance(data, dict):
         raise ValueError(f"{where} is {type(data).__name__}, not an object")
     hints = typing.get_type_hints(cls)
-    odd = sorted(set(hints) ^ set(data))
+    optional = {field.name for field in dataclasses.fields(cls) if field.default is None}  # type: ignore[arg-type]
+    odd = sorted((set(hints) ^ set(data)) - (optional - set(data)))
     if odd:
         raise ValueError(f"{where} has missing or unknown fields: {', '.join(map(repr, odd))}")
-    return cls(**{name: _typed(hint, data[name], f"{where}.{name}") for name, hint in hints.items()})
+    return cls(**{name: _typed(hints[name], data[name], f"{where}.{name}") for name in hints if name in data})
 
 
 def _typed(hint: Any, value: Any, where: str) -> Any:

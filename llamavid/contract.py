@@ -123,12 +123,19 @@ def context_contract(config: ModelConfig, dtype: DType, features: DType | None =
     )
 
 
-def language_contract(language: LanguageConfig, dtype: DType) -> GraphContract:
-    """Language model, the lowering for ONNX Runtime: GroupQueryAttention on one cache buffer a tensor.
+def language_contract(
+    language: LanguageConfig, dtype: DType, lowering: Lowering = Lowering.ONNX_RUNTIME
+) -> GraphContract:
+    """Language model: embeddings and what was read before -> the last token's logits, and the longer cache.
 
-    `total_length` counts the tokens in the cache after this call.
+    `total_length` counts the tokens in the cache after this call. What the cache holds behind them is never
+    seen, but must be finite (zeros at first): the TensorRT lowerings multiply it by a weight of zero.
+    `present.*` are `past.*` with the T new rows in place, in one buffer; `new.*`, of the primitive lowering,
+    are these rows alone, which the caller writes to `past.*` before the next call.
     """
     cache = (1, language.kv_heads, "cache", language.head_dim)
+    rows = (1, language.kv_heads, "T", language.head_dim)
+    given, written = ("new", rows) if lowering is Lowering.PRIMITIVE else ("present", cache)
     layers = range(language.layers)
     return GraphContract(
         (
@@ -138,6 +145,6 @@ def language_contract(language: LanguageConfig, dtype: DType) -> GraphContract:
         ),
         (
             _spec("logits", DType.FLOAT32, 1, language.vocab_size),
-            *(_spec(f"present.{i}.{kind}", dtype, *cache) for i in layers for kind in ("key", "value")),
+            *(_spec(f"{given}.{i}.{kind}", dtype, *written) for i in layers for kind in ("key", "value")),
         ),
     )

@@ -212,7 +212,7 @@ def write_stamp(engines: EngineSet, device: Device, rows: Iterable[ParityRow]) -
 def graph_digest(bundle: Bundle, graph: str) -> str:
     """sha256 over the graph's file and its weights': what an engine depends on, by the bundle's manifest."""
     entry = bundle.manifest.graphs[graph]
-    hashes = (bundle.manifest.files[name].sha256 for name in (entry.file, f"{entry.file}.data"))
+    hashes = (bundle.manifest.files[name].sha256 for name in entry.files)
     return hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
 

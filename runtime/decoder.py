@@ -2,6 +2,11 @@
 
 Takes embeddings and gives logits; knows nothing of words. What it has read lies in a `KeyValueCache`, of
 which there may be several: each is shared with the graph while it is in use, so that no step copies it.
+
+Note [Cache]
+    Buffers begin as zeros: a graph for TensorRT multiplies what lies behind the cache's end by a weight of
+    zero, and zero times NaN is NaN. A graph that gives `present.*` writes into the buffer itself; one that
+    gives `new.*` reads it alone, and the new rows are copied to their place after the run.
 """
 
 from __future__ import annotations
@@ -39,6 +44,9 @@ class Decoder:
     def __init__(self, executor: OnnxExecutor, contract: GraphContract, language: LanguageConfig) -> None:
         self._executor = executor
         self._past = [spec for spec in contract.inputs if spec.name.startswith("past.")]
+        outputs = {spec.name for spec in contract.outputs}
+        pairs = {spec.name: _renamed(spec.name, "new") for spec in self._past}
+        self._new = {past: new for past, new in pairs.items() if new in outputs}  # Note [Cache]
         self._limit = language.context_length
         self._attached: KeyValueCache | None = None
 
@@ -88,10 +96,19 @@ class Decoder:
         total = cache.length + rows.shape[1]
         assert total <= cache.capacity, f"{total} tokens in a cache for {cache.capacity}"
         if self._attached is not cache:
-            for name, buffer in cache.buffers.items():
-                self._executor.share(name, name.replace("past.", "present."), buffer)
-            self._attached = cache
+            self._attach(cache)
         inputs = {"inputs_embeds": rows, "total_length": np.asarray([total], np.int32)}
-        logits = self._executor.run(inputs)["logits"]
+        outputs = self._executor.run(inputs)
+        for past, new in self._new.items():
+            cache.buffers[past][:, :, cache.length : total] = outputs[new]
         cache.length = total
-        return logits[0]
+        return outputs["logits"][0]
+
+    def _attach(self, cache: KeyValueCache) -> None:
+        for past, buffer in cache.buffers.items():
+            self._executor.share(past, None if past in self._new else _renamed(past, "present"), buffer)
+        self._attached = cache
+
+
+def _renamed(past: str, prefix: str) -> str:
+    return past.replace("past.", f"{prefix}.", 1)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from llamavid import __version__
-from llamavid.bundle import Bundle, open_bundle
+from llamavid.bundle import GRAPHS, Bundle, open_bundle
 from llamavid.runtime.implementation import implementation, simd
 from llamavid.runtime.memory import available_memory
 
@@ -130,7 +130,7 @@ def _bundle(bundle: Bundle) -> list[Finding]:
     features = np.prod([1 + manifest.model.vision.patches, manifest.model.vision.width])
     itemsize = manifest.graphs["vision"].contract.spec("features").dtype.numpy.itemsize
     free = available_memory()
-    precision = ", ".join(f"{name} {entry.precision}" for name, entry in manifest.graphs.items())
+    precision = ", ".join(f"{name} {manifest.graphs[name].precision}" for name in GRAPHS)
     return [
         Finding("bundle", True, f"{bundle.folder}: sound, {_size(weights)}; {precision}"),
         Finding(

@@ -71,14 +71,16 @@ class OnnxExecutor:
         self._bound_outputs: list[str] = []  # in the order that ONNX Runtime returns them
         self._fresh_outputs = [spec.name for spec in contract.outputs]
 
-    def share(self, source: str, target: str, buffer: npt.NDArray[Any]) -> None:
-        """Makes `buffer` both the input `source` and the output `target` of every run to come.
+    def share(self, source: str, target: str | None, buffer: npt.NDArray[Any]) -> None:
+        """Makes `buffer` the input `source`, and the output `target` if there is one, of every run to come.
 
         Kept alive here until a second call replaces it.
         """
         value = ort.OrtValue.ortvalue_from_numpy(buffer)  # wraps the memory, does not copy it
         self._buffers[source] = buffer  # ONNX Runtime 1.23 does not keep it
         self._binding.bind_ortvalue_input(source, value)
+        if target is None:
+            return
         self._binding.bind_ortvalue_output(target, value)
         if target in self._fresh_outputs:
             self._fresh_outputs.remove(target)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from llamavid.bundle import Bundle
+from llamavid.bundle import GRAPHS, Bundle
 from llamavid.contract import GraphContract
 from llamavid.errors import DeviceError
 from llamavid.runtime.executors import OnnxExecutor
@@ -50,13 +50,11 @@ class Graphs:
 
     def bytes_to_load(self) -> int:
         """Weights of the graphs that are not loaded yet."""
-        return sum(
-            self._weights_bytes(name) for name in self.bundle.manifest.graphs if name not in self._loaded
-        )
+        return sum(self._weights_bytes(name) for name in GRAPHS if name not in self._loaded)
 
     def close(self) -> None:
         self._loaded.clear()
 
     def _weights_bytes(self, graph: str) -> int:
         manifest = self.bundle.manifest
-        return manifest.files[f"{manifest.graphs[graph].file}.data"].size
+        return manifest.files[manifest.graphs[graph].weights_file].size

@@ -26,6 +26,7 @@ from llamavid.errors import BundleError
 
 FILES = [
     *(f"{graph}.onnx{part}" for graph in GRAPHS for part in ("", ".data")),
+    *("llm.static.onnx", "llm.primitive.onnx"),  # whose weights are llm's
     EMBEDDINGS,
     LANGUAGE_TOKENIZER,
     QUESTION_VOCABULARY,
@@ -146,7 +147,7 @@ def test_a_bundle_behind_a_link_opens(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("version", "advice"),
     [
-        (2, "Upgrade llamavid"),
+        (3, "Upgrade llamavid"),
         (10**400, "Upgrade llamavid"),
         (0, "llamavid export"),
         (-1, "llamavid export"),

@@ -60,7 +60,7 @@ def feature_key(bundle: Bundle, video: Path | str, *, fps: float) -> str:
     identity = {
         "recipe": RECIPE,
         "video": _video_sha256(Path(video)),
-        "encoder": [manifest.files[name].sha256 for name in (graph.file, f"{graph.file}.data")],
+        "encoder": [manifest.files[name].sha256 for name in graph.files],
         "precision": [graph.precision, "float16"],  # computed in, stored in
         "preprocessing": dataclasses.asdict(manifest.model.preprocessing),
         "fps": float(fps),
