@@ -72,7 +72,10 @@ def _grouped_query(layers: Layers, language: LanguageConfig) -> Attend:
 
 
 def _static(layers: Layers, language: LanguageConfig) -> Attend:
-    """New rows are scattered into the whole cache, and Attention looks at all of it through a mask."""
+    """New rows are scattered into the whole cache, and Attention looks at all of it through a mask.
+
+    TensorRT does the first in place, and only where the result is an output of the graph itself.
+    """
     g = layers.g
     new = _new_rows(layers, language)
     columns = layers.slice(new.iota, 0, layers.dim(g.input("past.0.key"), 2), axis=0)
@@ -82,12 +85,16 @@ def _static(layers: Layers, language: LanguageConfig) -> Attend:
 
     def attend(q: Value, k: Value, v: Value, index: int) -> Value:
         rows = _rotated(layers, language, new, q, k, v)
-        present = []
-        for kind, value in zip(_KINDS, rows[1:], strict=True):
-            past = g.input(f"past.{index}.{kind}")
-            scattered = g.op("TensorScatter", past, value, write_at, axis=2, mode="linear")
-            g.output(f"present.{index}.{kind}", scattered)
-            present.append(scattered)
+        present = [
+            g.op(
+                "TensorScatter",
+                *(g.input(f"past.{index}.{kind}"), value, write_at),
+                result=f"present.{index}.{kind}",
+                axis=2,
+                mode="linear",
+            )
+            for kind, value in zip(_KINDS, rows[1:], strict=True)
+        ]
         mixed = g.op("Attention", rows[0], *present, mask, is_causal=0, scale=language.head_dim**-0.5)
         return layers.join_heads(mixed, language.heads * language.head_dim)
 

@@ -97,10 +97,15 @@ class GraphBuilder:
         *inputs: Value | None,
         dtype: DType | None = None,
         domain: str = "",
+        result: str | None = None,
         **attributes: Any,
     ) -> Value:
-        """One node of one output, of the first input's type unless `dtype` says otherwise."""
-        return self.ops(kind, *inputs, outputs=1, dtype=dtype, domain=domain, **attributes)[0]
+        """One node of one output, of the first input's type unless `dtype` says otherwise.
+
+        `result` names what it gives: with an output's name it is that output itself, no Identity between.
+        """
+        names = [result] if result else None
+        return self.ops(kind, *inputs, outputs=1, dtype=dtype, domain=domain, results=names, **attributes)[0]
 
     def ops(
         self,
@@ -109,12 +114,13 @@ class GraphBuilder:
         outputs: int,
         dtype: DType | None = None,
         domain: str = "",
+        results: list[str] | None = None,
         **attributes: Any,
     ) -> list[Value]:
-        """One node of several outputs."""
+        """One node of several outputs, which `results` may name."""
         self._serial += 1
         name = f"{self._scope}{kind}_{self._serial}"
-        results = [f"{name}:{i}" for i in range(outputs)]
+        results = results or [f"{name}:{i}" for i in range(outputs)]
         names = [value.name if value else "" for value in inputs]
         self._nodes.append(helper.make_node(kind, names, results, name=name, domain=domain, **attributes))
         kept = dtype or next(value.dtype for value in inputs if value)
