@@ -95,7 +95,8 @@ def _static(layers: Layers, language: LanguageConfig) -> Attend:
             )
             for kind, value in zip(_KINDS, rows[1:], strict=True)
         ]
-        mixed = g.op("Attention", rows[0], *present, mask, is_causal=0, scale=language.head_dim**-0.5)
+        q = layers.scale(rows[0], language.head_dim**-0.5)
+        mixed = g.op("Attention", q, *present, mask, is_causal=0, scale=1.0)
         return layers.join_heads(mixed, language.heads * language.head_dim)
 
     return attend
