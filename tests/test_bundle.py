@@ -100,6 +100,37 @@ def test_a_folder_in_the_place_of_a_file_is_refused(bundle: Path) -> None:
     refusal(bundle)
 
 
+def test_a_bundle_of_format_1_opens(bundle: Path) -> None:
+    """It had one language graph, and no graph named its weights."""
+
+    def earlier(manifest: Any) -> None:
+        manifest["format_version"] = 1
+        for graph in ("llm.static", "llm.primitive"):
+            del manifest["graphs"][graph], manifest["files"][f"{graph}.onnx"]
+        manifest["parity"] = [row for row in manifest["parity"] if row["graph"] in GRAPHS]
+        for entry in manifest["graphs"].values():
+            del entry["weights"]
+
+    edit(bundle, earlier)
+    opened = open_bundle(bundle)
+    assert sorted(opened.manifest.graphs) == sorted(GRAPHS)
+    assert opened.manifest.graphs["llm"].weights_file == "llm.onnx.data"
+
+
+def test_weights_that_a_graph_names_must_be_vouched_for(bundle: Path) -> None:
+    edit(bundle, lambda manifest: manifest["graphs"]["llm.static"].update(weights="other.data"))
+    assert "other.data" in str(refusal(bundle))
+
+
+@pytest.mark.parametrize("graph", ["llm.static", "llm.primitive"])
+def test_a_graph_to_build_engines_of_was_compared_too(bundle: Path, graph: str) -> None:
+    def forgotten(manifest: Any) -> None:
+        manifest["parity"] = [row for row in manifest["parity"] if row["graph"] != graph]
+
+    edit(bundle, forgotten)
+    assert graph in str(refusal(bundle))
+
+
 # Paths stay inside.
 
 
