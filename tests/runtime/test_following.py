@@ -110,5 +110,5 @@ def test_a_source_without_a_frame_ends_without_an_answer(session: StreamSession)
 
 @pytest.mark.parametrize("every", [0, -1, 1e-320, float("nan")])
 def test_answers_are_at_least_a_millisecond_apart(session: StreamSession, every: float) -> None:
-    with pytest.raises(UsageError, match="expected at least 0.001"):
+    with pytest.raises(UsageError, match=r"expected at least 0\.001"):
         Following(session, PushSource(), every_seconds=every)
