@@ -112,11 +112,12 @@ class Layers:
     def _product_with_stored(self, x: Value, name: str) -> Value | None:
         """x times a matrix that another graph stored, which is not read again; None: none did."""
         dtype = self.product_type(name.removesuffix(".weight"))
-        x = self.g.cast(x, dtype)
-        if levels := self.precision.int4_block and self._stored_int4(name, dtype):
-            return self.g.op("MatMul", self._lengthened(x, self.g.data.lengthened[name]), levels)
-        matrix = self.g.stored(name, dtype)
-        return self.g.op("MatMul", x, matrix) if matrix else None
+        levels = self._stored_int4(name, dtype) if self.precision.int4_block else None
+        matrix = levels or self.g.stored(name, dtype)
+        if matrix is None:
+            return None
+        zeros = self.g.data.lengthened[name] if levels else 0
+        return self.g.op("MatMul", self._lengthened(self.g.cast(x, dtype), zeros), matrix)
 
     def _stored_int4(self, name: str, dtype: DType) -> Value | None:
         """The other graph's levels; its scales too, or the same in this graph's type."""
@@ -178,9 +179,11 @@ class Layers:
 
     def slice(self, x: Value, start: int | Value, end: int | Value | None, *, axis: int) -> Value:
         """x[start:end] along one axis; either may be a value [1] of the graph, no `end` is all the rest."""
-        end = np.iinfo(np.int64).max if end is None else end
-        limits = (at if isinstance(at, Value) else self.g.constant([at]) for at in (start, end))
-        return self.g.op("Slice", x, *limits, self.g.constant([axis]))
+        stop, begin = (
+            at if isinstance(at, Value) else self.g.constant([np.iinfo(np.int64).max if at is None else at])
+            for at in (end, start)
+        )
+        return self.g.op("Slice", x, begin, stop, self.g.constant([axis]))
 
     def last(self, x: Value, rows: int, *, axis: int = 1) -> Value:
         """The last `rows` along an axis."""
