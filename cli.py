@@ -16,6 +16,7 @@ import click
 
 from llamavid import __version__
 from llamavid.commands.answering import ask, chat
+from llamavid.commands.building import build
 from llamavid.commands.demo import demo
 from llamavid.commands.evaluating import evaluate
 from llamavid.commands.heatmap import heatmap
@@ -55,6 +56,7 @@ def main() -> None:
     \b
     llamavid demo                             the embedded tiny model answers about a clip of its little world
     llamavid export CHECKPOINT -o BUNDLE      a checkpoint becomes a bundle
+    llamavid build BUNDLE --target this       its graphs become TensorRT engines
     llamavid ask BUNDLE clip.mp4 "question"   the bundle answers
     llamavid stream BUNDLE camera:0 --ask "?" the bundle answers again and again
     """
@@ -81,5 +83,5 @@ def doctor(bundle: Path | None, as_json: bool) -> None:
         click.echo(f"{mark} {finding.subject:18} {finding.text}")
 
 
-for command in (ask, chat, demo, evaluate, export, features, heatmap, stream, train):
+for command in (ask, build, chat, demo, evaluate, export, features, heatmap, stream, train):
     main.add_command(command)

@@ -258,8 +258,14 @@ def write_manifest(folder: Path, **fields: object) -> Manifest:
 
 
 @contextlib.contextmanager
-def staged_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
+def staged_folder(
+    target: Path, *, replace: bool = False, marker: str = MANIFEST, what: str = "a bundle"
+) -> Iterator[Path]:
     """A folder beside `target` that becomes it when the block ends well, and vanishes when it does not.
+
+    Args:
+        marker: the JSON file by which an older one is known, for it to be replaced.
+        what: it is.
 
     Raises:
         BundleError: `target` exists and may not be replaced, or its folder cannot be written.
@@ -267,8 +273,8 @@ def staged_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     target = target.resolve()  # a link's bundle is replaced where it lies
     if target.exists() and not replace:
         raise BundleError(f"{target} exists already", next_step="Choose another -o, or pass --replace.")
-    if target.exists() and not _is_replaceable(target):
-        raise BundleError(f"{target} holds something that is not a bundle", next_step="Choose another -o.")
+    if target.exists() and not _is_replaceable(target, marker):
+        raise BundleError(f"{target} holds something that is not {what}", next_step="Choose another -o.")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -288,14 +294,14 @@ def staged_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _is_replaceable(target: Path) -> bool:
-    """An empty folder, or one whose manifest is a bundle's: many other things have a manifest.json."""
+def _is_replaceable(target: Path, marker: str) -> bool:
+    """An empty folder, or one whose marker is ours: many other things have a manifest.json."""
     if not target.is_dir():
         return False
     if not any(target.iterdir()):
         return True
     try:
-        manifest = json.loads((target / MANIFEST).read_bytes())
+        manifest = json.loads((target / marker).read_bytes())
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(manifest, dict) and "format_version" in manifest

@@ -117,7 +117,8 @@ class EngineSet:
 
 def engine_sets(bundle: Bundle) -> tuple[str, ...]:
     """Names of the targets that there is a folder for."""
-    return tuple(sorted(file.parent.name for file in bundle.folder.glob(f"{FOLDER}/*/{ENGINES}")))
+    names = (file.parent.name for file in bundle.folder.glob(f"{FOLDER}/*/{ENGINES}"))
+    return tuple(sorted(name for name in names if not name.startswith(".")))  # not one in the making
 
 
 def open_engines(bundle: Bundle, target: str) -> EngineSet:

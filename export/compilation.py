@@ -1,0 +1,205 @@
+"""One graph becomes one engine: network, parser, profiles, configuration, plan.
+
+    compiled(trt, "vision", file, contract, profiles, settings).data
+
+Precision comes from the graph alone (facts/deployment section 2), so there is no flag for it. Knows nothing
+of bundles, targets and files that engines are kept in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llamavid.contract import GraphContract, TensorSpec
+from llamavid.engines import Profile
+from llamavid.errors import BundleError, DeviceError, UsageError
+from llamavid.export.interruption import Interruption
+from llamavid.export.refusals import Complaint, builder_refusal, parser_refusal
+from llamavid.export.tensorrt_library import TensorRt
+from llamavid.targets import Capability
+
+OnStep = Callable[[str, int, int], None]  # phase, steps done, of how many
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all engines of a set have in common.
+
+    Args:
+        capabilities: for which to build; several only with a library that builds for absent devices.
+        workspace_bytes: that a layer may use while it runs; None leaves it to the library.
+        tf32: whether float32 products may round their factors to 10 bits; a bundle in float32 means not.
+    """
+
+    capabilities: tuple[Capability, ...]
+    workspace_bytes: int | None = None
+    tf32: bool = False
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """An engine in memory."""
+
+    data: Any  # the library's buffer: bytes-like
+    timing_cache: bytes  # what was known and what this build measured; empty where there is none
+
+
+def compiled(
+    trt: TensorRt,
+    graph: str,
+    file: Path,
+    contract: GraphContract,
+    profiles: tuple[Profile, ...],
+    settings: Settings,
+    *,
+    timing_cache: bytes = b"",
+    on_step: OnStep = lambda phase, done, steps: None,
+) -> Compiled:
+    """Builds the graph in `file`, its weights beside it.
+
+    Raises:
+        UsageError: the library cannot build as `settings` say.
+        BundleError: the file is no graph, or not the one of the contract.
+        DeviceError: the library or the device cannot run it, with the operator or type.
+        KeyboardInterrupt: the user has had enough.
+    """
+    require_settings(trt, settings)
+    trt.errors.clear()
+    builder = trt.module.Builder(trt.log)
+    network = builder.create_network(_network_flags(trt))
+    _parse(trt, graph, file, network)
+    _require_contract(trt, graph, network, contract)
+    config = _configured(trt, builder, settings)
+    for shapes in profiles:
+        _add_profile(trt, graph, builder, config, shapes)
+    if trt.has_timing_cache:
+        cache = config.create_timing_cache(timing_cache)
+        config.set_timing_cache(cache, False)  # one of another device is refused
+    with Interruption() as interruption:
+        config.progress_monitor = _monitor(trt, on_step, interruption)
+        plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise builder_refusal(trt, graph, trt.errors)
+    measured = bytes(config.get_timing_cache().serialize()) if trt.has_timing_cache else b""
+    return Compiled(plan, measured)
+
+
+def require_settings(trt: TensorRt, settings: Settings) -> None:
+    """Raises `UsageError` where the library lacks what the settings ask for."""
+    if settings.version_compatible and trt.is_rtx:
+        raise UsageError(
+            f"--version-compatible with {trt.label}, which builds for its own version only",
+            next_step="Leave it out, or choose a target of TensorRT.",
+        )
+    if settings.hardware_compatible and trt.is_rtx:
+        raise UsageError(
+            f"--hardware-compatible with {trt.label}, which does not have it",
+            next_step="Leave it out, or choose a target of TensorRT.",
+        )
+    if settings.hardware_compatible and settings.capabilities[0] < (8, 0):
+        raise UsageError("--hardware-compatible", expected="compute capability 8.0 or later")
+
+
+def merged_timing_caches(trt: TensorRt, ours: bytes, theirs: bytes) -> bytes:
+    """Both measurements; of what both measured, theirs."""
+    config = trt.module.Builder(trt.log).create_builder_config()
+    cache = config.create_timing_cache(ours)
+    cache.combine(config.create_timing_cache(theirs), False)
+    return bytes(cache.serialize())
+
+
+def _network_flags(trt: TensorRt) -> int:
+    """Types are the graph's. From 11 on there is no other kind of network."""
+    return 1 << int(trt.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+
+
+def _parse(trt: TensorRt, graph: str, file: Path, network: Any) -> None:
+    parser = trt.module.OnnxParser(network, trt.log)
+    if not parser.parse_from_file(str(file)):
+        complaints = [_complaint(parser, parser.get_error(i)) for i in range(parser.num_errors)]
+        raise parser_refusal(trt, graph, complaints)
+
+
+def _complaint(parser: Any, error: Any) -> Complaint:
+    operator = error.node_operator()
+    known = bool(operator) and parser.supports_operator(operator)
+    return Complaint(error.code().name, error.desc(), error.node_name(), operator, known)
+
+
+def _require_contract(trt: TensorRt, graph: str, network: Any, contract: GraphContract) -> None:
+    """The executor binds by the contract: the network must have its very boundary."""
+    found = [network.get_input(i) for i in range(network.num_inputs)]
+    found += [network.get_output(i) for i in range(network.num_outputs)]
+    tensors = {tensor.name: tensor for tensor in found}
+    wanted = {spec.name: spec for spec in (*contract.inputs, *contract.outputs)}
+    if tensors.keys() != wanted.keys():
+        names = ", ".join(sorted(tensors.keys() ^ wanted.keys()))
+        raise BundleError(f"graph {graph} and its contract differ in {names}")
+    for name, spec in wanted.items():
+        given, expected = _described(trt, tensors[name]), _written(spec)
+        if given != expected:
+            raise BundleError(f"graph {graph}: {name} is {given}", expected=expected)
+
+
+def _described(trt: TensorRt, tensor: Any) -> str:
+    names = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
+    kind = names.get(tensor.dtype.name, tensor.dtype.name.lower())
+    return f"{kind} {['*' if dim < 0 else dim for dim in tensor.shape]}"
+
+
+def _written(spec: TensorSpec) -> str:
+    return f"{spec.dtype.value} {[dim if isinstance(dim, int) else '*' for dim in spec.shape]}"
+
+
+def _configured(trt: TensorRt, builder: Any, settings: Settings) -> Any:
+    module, config = trt.module, builder.create_builder_config()
+    if hasattr(config, "set_compute_capability"):
+        config.num_compute_capabilities = len(settings.capabilities)
+        for index, capability in enumerate(settings.capabilities):
+            config.set_compute_capability(trt.capability(capability), index)
+    if settings.workspace_bytes is not None:
+        config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, settings.workspace_bytes)
+    if not settings.tf32:
+        config.clear_flag(module.BuilderFlag.TF32)
+    if settings.version_compatible:
+        config.set_flag(module.BuilderFlag.VERSION_COMPATIBLE)
+    if settings.hardware_compatible:
+        config.hardware_compatibility_level = module.HardwareCompatibilityLevel.AMPERE_PLUS
+    # Names of layers are what a profile and a bisection are read by.
+    config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
+    return config
+
+
+def _add_profile(trt: TensorRt, graph: str, builder: Any, config: Any, shapes: Profile) -> None:
+    profile = builder.create_optimization_profile()
+    for name, smallest in shapes.smallest.items():
+        profile.set_shape(name, smallest, shapes.tuned[name], shapes.largest[name])
+    if config.add_optimization_profile(profile) < 0:
+        raise DeviceError(f"graph {graph}: {trt.label} does not take the shapes of profile {shapes.name}")
+
+
+def _monitor(trt: TensorRt, on_step: OnStep, interruption: Interruption) -> Any:
+    """Tells `on_step` of the phase that was begun last, and ends the build where the user interrupts."""
+    base = trt.module.IProgressMonitor
+
+    class Monitor(base):  # type: ignore[misc, valid-type]
+        def __init__(self) -> None:
+            base.__init__(self)
+            self.steps: dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self.steps[phase_name] = num_steps
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            on_step(phase_name, step + 1, self.steps.get(phase_name, 0))
+            return not interruption.asked
+
+        def phase_finish(self, phase_name: str) -> None:
+            self.steps.pop(phase_name, None)
+
+    return Monitor()
