@@ -25,7 +25,7 @@ _PLUGIN = ("plugin not found", "failed to load")  # how an operator that is not 
 _MIXED = re.compile(r"must have same input types.*?of types (\w+) and (\w+)")
 _HARDWARE_TYPES = re.compile(r"target\(s\) (\S+?),.*datatypes: ([\w ,]+)")
 _NODE = re.compile(r"(?:ForeignNode\[|node )([\w./:]+)")
-_TYPES = {"Float": "float32", "Half": "float16", "BFloat16": "bfloat16", "b16": "bfloat16"}
+_TYPES = {"Float": "float32", "Half": "float16", "BFloat16": "bfloat16", "b16": "bfloat16", "fp8_e4m3": "fp8"}
 _REEXPORT = "Export the bundle again with this version of llamavid."
 
 
