@@ -16,6 +16,7 @@ from typing import Any
 from llamavid.contract import GraphContract, TensorSpec
 from llamavid.engines import Profile
 from llamavid.errors import BundleError, DeviceError, UsageError
+from llamavid.export.fixed_length import graph_text
 from llamavid.export.interruption import Interruption
 from llamavid.export.refusals import Complaint, builder_refusal, parser_refusal
 from llamavid.export.tensorrt_library import TensorRt
@@ -57,10 +58,14 @@ def compiled(
     profiles: tuple[Profile, ...],
     settings: Settings,
     *,
+    fixed: dict[str, int] | None = None,
     timing_cache: bytes = b"",
     on_step: OnStep = lambda phase, done, steps: None,
 ) -> Compiled:
     """Builds the graph in `file`, its weights beside it.
+
+    Args:
+        fixed: named dimensions that are numbers in the engine.
 
     Raises:
         UsageError: the library cannot build as `settings` say.
@@ -72,7 +77,8 @@ def compiled(
     trt.errors.clear()
     builder = trt.module.Builder(trt.log)
     network = builder.create_network(_network_flags(trt))
-    _parse(trt, graph, file, network)
+    _parse(trt, graph, file, network, fixed or {})
+    _let_attention_be_taken_apart(trt, network)
     _require_contract(trt, graph, network, contract)
     config = _configured(trt, builder, settings)
     for shapes in profiles:
@@ -118,9 +124,9 @@ def _network_flags(trt: TensorRt) -> int:
     return 1 << int(trt.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
 
 
-def _parse(trt: TensorRt, graph: str, file: Path, network: Any) -> None:
+def _parse(trt: TensorRt, graph: str, file: Path, network: Any, fixed: dict[str, int]) -> None:
     parser = trt.module.OnnxParser(network, trt.log)
-    if not parser.parse_from_file(str(file)):
+    if not parser.parse(graph_text(file, fixed), str(file)):  # weights are looked for beside the file
         complaints = [_complaint(parser, parser.get_error(i)) for i in range(parser.num_errors)]
         raise parser_refusal(trt, graph, complaints)
 
@@ -129,6 +135,20 @@ def _complaint(parser: Any, error: Any) -> Complaint:
     operator = error.node_operator()
     known = bool(operator) and parser.supports_operator(operator)
     return Complaint(error.code().name, error.desc(), error.node_name(), operator, known)
+
+
+def _let_attention_be_taken_apart(trt: TensorRt, network: Any) -> None:
+    """Where no one kernel does it (float32; some sizes of heads), several do instead of a build error.
+
+    ONNX has no word for this, so the file cannot say it. Before 10.15 no layer of the kind exists.
+    """
+    if not hasattr(trt.module, "IAttentionOutputLayer"):
+        return
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if layer.type == trt.module.LayerType.ATTENTION_OUTPUT:
+            layer.__class__ = trt.module.IAttentionOutputLayer  # it is handed out as its base
+            layer.attention.decomposable = True
 
 
 def _require_contract(trt: TensorRt, graph: str, network: Any, contract: GraphContract) -> None:
@@ -141,19 +161,23 @@ def _require_contract(trt: TensorRt, graph: str, network: Any, contract: GraphCo
         names = ", ".join(sorted(tensors.keys() ^ wanted.keys()))
         raise BundleError(f"graph {graph} and its contract differ in {names}")
     for name, spec in wanted.items():
-        given, expected = _described(trt, tensors[name]), _written(spec)
-        if given != expected:
-            raise BundleError(f"graph {graph}: {name} is {given}", expected=expected)
+        given = _type_name(tensors[name]), tuple(tensors[name].shape)
+        if given[0] != spec.dtype.value or not _fits(given[1], spec):
+            expected = f"{spec.dtype.value} {list(spec.shape)}"
+            raise BundleError(f"graph {graph}: {name} is {given[0]} {list(given[1])}", expected=expected)
 
 
-def _described(trt: TensorRt, tensor: Any) -> str:
+def _type_name(tensor: Any) -> str:
     names = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
-    kind = names.get(tensor.dtype.name, tensor.dtype.name.lower())
-    return f"{kind} {['*' if dim < 0 else dim for dim in tensor.shape]}"
+    name = tensor.dtype.name
+    return str(names.get(name, name.lower()))
 
 
-def _written(spec: TensorSpec) -> str:
-    return f"{spec.dtype.value} {[dim if isinstance(dim, int) else '*' for dim in spec.shape]}"
+def _fits(shape: tuple[int, ...], spec: TensorSpec) -> bool:
+    """A named dimension may be any, or open (-1)."""
+    return len(shape) == len(spec.shape) and all(
+        isinstance(wanted, str) or dim == wanted for dim, wanted in zip(shape, spec.shape, strict=True)
+    )
 
 
 def _configured(trt: TensorRt, builder: Any, settings: Settings) -> Any:

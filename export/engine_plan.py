@@ -18,7 +18,7 @@ from llamavid.contract import GraphContract, Lowering
 from llamavid.engines import Profile, graph_digest
 from llamavid.errors import BundleError
 from llamavid.export.job import STAGES, BuildOptions, Job
-from llamavid.export.profiles import profiles_of
+from llamavid.export.profiles import CACHE, profiles_of
 from llamavid.targets import Target, lowering_for, require_precision
 
 
@@ -29,6 +29,7 @@ class EnginePlan:
     Args:
         stage: what it does in an answer: vision, content, context or llm.
         graph: of the bundle's manifest; the language model has one for each lowering.
+        fixed: named dimensions that are one number in it.
         weights_bytes: of the graph's weights.
     """
 
@@ -37,6 +38,7 @@ class EnginePlan:
     precision: str
     contract: GraphContract
     profiles: tuple[Profile, ...]
+    fixed: dict[str, int]
     source: Path
     weights_bytes: int
     file: str  # its name
@@ -86,7 +88,8 @@ def _require_graph(bundle: Bundle, target: Target, graph: str) -> None:
 def _plan(job: Job, stage: str, graph: str) -> EnginePlan:
     _require_graph(job.bundle, job.target, graph)
     entry = job.bundle.manifest.graphs[graph]
-    profiles = profiles_of(entry.contract, job.bundle.manifest.model, job.options.sizes)
+    static = graph == graph_of("llm", Lowering.STATIC)
+    profiles = profiles_of(entry.contract, job.bundle.manifest.model, job.options.sizes, static=static)
     depends_on = {
         "graph": graph_digest(job.bundle, graph),
         "profiles": [dataclasses.asdict(profile) for profile in profiles],
@@ -102,6 +105,7 @@ def _plan(job: Job, stage: str, graph: str) -> EnginePlan:
         entry.precision,
         entry.contract,
         profiles,
+        {CACHE: profiles[0].largest["past.0.key"][2]} if static else {},
         job.bundle.path(entry.file),
         weights_bytes(job.bundle, entry.file),
         f"{stage}-{digest[:16]}.engine",

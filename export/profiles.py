@@ -17,6 +17,8 @@ from llamavid.errors import UsageError
 Range = tuple[int, int, int]  # smallest, tuned for, largest
 
 FRAMES, PREFILL, DECODE = "frames", "prefill", "decode"
+CACHE = "cache"  # the dimension of `language_contract`
+STATIC_CACHE = 8192  # tokens: an hour of video at a frame a second; 4.3 GB of a 7B model's in float16
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Sizes:
     Args:
         frames: in one run of vision, content and context.
         prefill: tokens at once while a sequence is read.
-        cache: rows of the key-value buffers; None ends at the model's context length.
+        cache: rows of the key-value buffers. None goes up to the model's context length; where the cache
+            has one length (the static lowering), which is the largest, to `STATIC_CACHE`.
     """
 
     frames: Range = (1, 8, 32)
@@ -42,8 +45,13 @@ class Sizes:
             raise UsageError(f"prefill {self.prefill}", expected="1 token or more")
 
 
-def profiles_of(contract: GraphContract, config: ModelConfig, sizes: Sizes) -> tuple[Profile, ...]:
+def profiles_of(
+    contract: GraphContract, config: ModelConfig, sizes: Sizes, *, static: bool = False
+) -> tuple[Profile, ...]:
     """One profile of a frame graph, two of a language model.
+
+    Args:
+        static: the cache has one length.
 
     Raises:
         UsageError: more is asked for than the model's context length.
@@ -59,13 +67,16 @@ def profiles_of(contract: GraphContract, config: ModelConfig, sizes: Sizes) -> t
         return (_profile(FRAMES, contract, ranges),)
     length = config.language.context_length
     cache = sizes.cache or (min(256, length), min(2048, length), length)
+    if static:
+        only = sizes.cache[2] if sizes.cache else min(STATIC_CACHE, length)
+        cache = (only, only, only)
     if cache[2] > length:
         raise UsageError(f"cache {cache[2]}", expected=f"at most {length}, the model's context length")
     prefill = min(sizes.prefill, length)
     # A prefill may be any length up to its largest, but most of a long sequence goes in pieces of that.
     return (
-        _profile(PREFILL, contract, {"T": (1, prefill, prefill), "cache": cache}),
-        _profile(DECODE, contract, {"T": (1, 1, 1), "cache": cache}),
+        _profile(PREFILL, contract, {"T": (1, prefill, prefill), CACHE: cache}),
+        _profile(DECODE, contract, {"T": (1, 1, 1), CACHE: cache}),
     )
 
 

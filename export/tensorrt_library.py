@@ -55,18 +55,14 @@ class TensorRt:
         return self.library is Library.TENSORRT_RTX
 
     @property
-    def any_capability(self) -> bool:
-        """Whether it builds for devices that are not there."""
-        return hasattr(self.module, "ComputeCapability")
-
-    @property
     def has_timing_cache(self) -> bool:
         """TensorRT-RTX has the names; since 1.2 they do nothing."""
         return not self.is_rtx
 
     def capability(self, wanted: Capability) -> Any:
         """Its value for 8.6. Raises `DeviceError` where it builds for others only."""
-        known = self.module.ComputeCapability.__members__
+        kinds = getattr(self.module, "ComputeCapability", None)
+        known = kinds.__members__ if kinds else {}
         name = "SM{}{}".format(*wanted)
         if name not in known:
             names = ", ".join(sorted(set(known) - {"NONE", "CURRENT"}))

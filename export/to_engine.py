@@ -173,6 +173,7 @@ def _built(job: Job, plan: EnginePlan, folder: Path, on_progress: OnProgress, sa
         plan.contract,
         plan.profiles,
         job.settings,
+        fixed=plan.fixed,
         timing_cache=cache.read() if cache else b"",
         on_step=lambda phase, done, steps: on_progress(f"build {plan.graph}", done, steps or None),
     )

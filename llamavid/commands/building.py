@@ -45,7 +45,7 @@ class Triple(click.ParamType):
 @click.option("--graph", "graphs", multiple=True, help="vision, content, context or llm alone; repeatable.")
 @click.option("--frames", type=Triple(), default=(1, 8, 32), help="Frames in one run.  [default: 1,8,32]")
 @click.option("--prefill", default=512, show_default=True, help="Tokens read at once.")
-@click.option("--cache", type=Triple(), help="Tokens kept.  [default: 256,2048, the model's context length]")
+@click.option("--cache", type=Triple(), help="Tokens kept; from 10.15 on the largest alone counts.")
 @click.option("--workspace", type=ByteSize(), help="Memory that a layer may use beside its tensors.")
 @click.option("--tf32", is_flag=True, help="Let float32 products round their factors to 10 bits.")
 @click.option("--version-compatible", is_flag=True, help="For later versions of TensorRT too; slower.")
