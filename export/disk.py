@@ -1,0 +1,21 @@
+"""An hour of writing should not end in a full disk."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from llamavid.errors import DeviceError
+
+_SMALL_FILES_BYTES = 20_000_000  # tokenizers, headers, configurations
+
+
+def require_disk(folder: Path, needed_bytes: int, what: str) -> None:
+    """Raises `DeviceError` where `folder`'s disk has less room than `what` needs."""
+    free = shutil.disk_usage(folder).free
+    if needed_bytes + _SMALL_FILES_BYTES > free:
+        raise DeviceError(
+            f"{folder.parent} has {free / 1e9:.1f} GB free",
+            expected=f"{(needed_bytes + _SMALL_FILES_BYTES) / 1e9:.1f} GB for {what}",
+            next_step="Make room, or choose another -o.",
+        )
