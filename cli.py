@@ -17,6 +17,7 @@ import click
 from llamavid import __version__
 from llamavid.commands.answering import ask, chat
 from llamavid.commands.building import build
+from llamavid.commands.building_llm import build_llm
 from llamavid.commands.demo import demo
 from llamavid.commands.evaluating import evaluate
 from llamavid.commands.heatmap import heatmap
@@ -83,5 +84,5 @@ def doctor(bundle: Path | None, as_json: bool) -> None:
         click.echo(f"{mark} {finding.subject:18} {finding.text}")
 
 
-for command in (ask, build, chat, demo, evaluate, export, features, heatmap, stream, train):
+for command in (ask, build, build_llm, chat, demo, evaluate, export, features, heatmap, stream, train):
     main.add_command(command)

@@ -58,7 +58,6 @@ class HuggingFaceOptions:
     """Raises `UsageError` for a dtype that is not written."""
 
     dtype: str = "float16"
-    tensor_parallel: int = 1  # only noted: who loads the folder splits it
     shard_bytes: int = _SHARD_BYTES
     replace: bool = False
 
@@ -199,7 +198,7 @@ def _note(checkpoint: Checkpoint, options: HuggingFaceOptions, kind: VicunaForma
         format=kind,
         language=checkpoint.config.language,
         dtype=options.dtype,
-        tensor_parallel=options.tensor_parallel,
+        tensor_parallel=1,  # who loads the folder splits it
         quantize="none",
         checkpoint=checkpoint.folder.name,
     )

@@ -38,6 +38,9 @@ THIRD_PARTY = {
     "runtime": {"numpy", "onnxruntime", "av", "PIL", "decord", "cv2", "gi"},
     "cli": {"click"},
 }
+# One folder of the runtime runs in an environment of its own, TensorRT-LLM's, which is made of these; nothing
+# else imports it but a command that is asked for a TensorRT-LLM Vicuna.
+OWN_ENVIRONMENT = {"runtime/tensorrt_llm/": {"torch", "tensorrt_llm"}}
 NEVER_ON_A_DEVICE = ["torch", "transformers", "onnx", "safetensors"]
 LINKS = {
     "export": "../export",
@@ -110,8 +113,22 @@ def test_words_runtime_and_command_line_import_only_what_a_device_has() -> None:
     for name, file in MODULES.items():
         allowed = THIRD_PARTY.get(name) or THIRD_PARTY.get(room_of_file(name))
         if allowed is not None:
+            own = next((own for folder, own in OWN_ENVIRONMENT.items() if name.startswith(folder)), set())
+            allowed = allowed | own
             roots = {module.split(".")[0] for module in imports(file)}
             offenders += [(name, root) for root in roots - allowed - sys.stdlib_module_names - {"llamavid"}]
+    assert offenders == []
+
+
+def test_no_other_room_of_the_runtime_imports_one_that_has_an_environment_of_its_own() -> None:
+    offenders = [
+        (name, module)
+        for name, file in MODULES.items()
+        for folder in OWN_ENVIRONMENT
+        if not name.startswith((folder, "llamavid/commands/"))
+        for module in imports(file)
+        if module.startswith(f"llamavid.{folder.strip('/').replace('/', '.')}")
+    ]
     assert offenders == []
 
 
@@ -155,6 +172,11 @@ def test_importing_the_session_loads_nothing_of_the_workstation() -> None:
     assert json.loads(done.stdout) == []
 
 
+def test_the_tensorrt_llm_runner_loads_torch_only_when_a_vicuna_is_opened() -> None:
+    done = python("-c", f"import llamavid.runtime.tensorrt_llm.vicuna\n{REPORT_LOADED}")
+    assert json.loads(done.stdout) == []
+
+
 def test_a_whole_answer_loads_nothing_of_the_workstation(short_bundle: Path, clip: Path) -> None:
     ask = f"main(['ask', {str(short_bundle)!r}, {str(clip)!r}, 'What?', '--max-new-tokens', '2', '--json'])"
     code = f"from llamavid.cli import main\ntry: {ask}\nexcept SystemExit as end: assert end.code == 0"
@@ -195,6 +217,7 @@ def test_export_says_what_to_install_where_the_workstation_is_missing(tmp_path: 
 COMMANDS = [
     [],
     *([name] for name in ("ask", "build", "chat", "demo", "doctor", "eval", "export", "features", "heatmap")),
+    ["export-llm"],
 ]
 
 

@@ -1,0 +1,1 @@
+"""The TensorRT-LLM runner, against a stand-in that has the released signatures."""
