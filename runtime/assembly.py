@@ -31,6 +31,19 @@ class FrameTokens(NamedTuple):
     context: Array  # [T, 1, D]
     content: Array  # [T, k, D]
 
+    @property
+    def frame_count(self) -> int:
+        """T."""
+        return len(self.context)
+
+    def frame(self, at: int) -> FrameTokens:
+        """A copy of one frame's."""
+        return FrameTokens(*(each[at : at + 1].copy() for each in self))
+
+    def joined(self, others: Sequence[FrameTokens]) -> FrameTokens:
+        """These and the others', in order."""
+        return FrameTokens(*map(np.concatenate, zip(self, *others, strict=True)))
+
 
 def assemble(
     ids: npt.NDArray[np.int64],
@@ -52,7 +65,7 @@ def assemble(
         UsageError: an id is not in the table, or slots and rows do not fit each other.
     """
     context, content = tokens
-    ranges = _ranges(ids, table, context, content, slots)
+    ranges = slot_ranges(ids, len(table), len(context) * (1 + content.shape[1]), slots)
     text = len(ids) - len(ranges)
     sequence = np.empty((1, text + sum(map(len, ranges)), table.shape[1]), dtype)
     arrays = (table, context, content, sequence)
@@ -70,15 +83,15 @@ def assemble(
     return sequence
 
 
-def _ranges(
-    ids: npt.NDArray[np.int64], table: Array, context: Array, content: Array, slots: Sequence[range] | None
+def slot_ranges(
+    ids: npt.NDArray[np.int64], words: int, rows: int, slots: Sequence[range] | None = None
 ) -> Sequence[range]:
-    """The rows of each slot, checked."""
+    """The rows of each slot by Note [Rows], of `rows` in all; ids are below `words`. Raises as `assemble`."""
     marks = ids == SLOT_ID
-    unknown = ids[~marks & ((ids < 0) | (ids >= len(table)))]
+    unknown = ids[~marks & ((ids < 0) | (ids >= words))]
     if len(unknown):
-        raise UsageError(f"token id {unknown[0]}", expected=f"one from 0 to {len(table) - 1}")
-    count, rows = int(marks.sum()), len(context) * (1 + content.shape[1])
+        raise UsageError(f"token id {unknown[0]}", expected=f"one from 0 to {words - 1}")
+    count = int(marks.sum())
     if slots is None and count in (1, rows):
         return [range(rows)] if count == 1 else [range(row, row + 1) for row in range(rows)]
     if slots is None or len(slots) != count:

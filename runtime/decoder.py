@@ -19,6 +19,7 @@ import numpy.typing as npt
 from llamavid.config import LanguageConfig
 from llamavid.contract import GraphContract
 from llamavid.errors import PromptError
+from llamavid.runtime.assembly import FrameTokens, assemble
 from llamavid.runtime.executors import OnnxExecutor
 from llamavid.runtime.memory import require_memory
 
@@ -47,8 +48,18 @@ class Decoder:
         outputs = {spec.name for spec in contract.outputs}
         pairs = {spec.name: _renamed(spec.name, "new") for spec in self._past}
         self._new = {past: new for past, new in pairs.items() if new in outputs}  # Note [Cache]
+        self._dtype = contract.spec("inputs_embeds").dtype.numpy
         self._limit = language.context_length
         self._attached: KeyValueCache | None = None
+
+    def sequence(
+        self, ids: npt.NDArray[np.int64], table: Array, tokens: FrameTokens | None
+    ) -> npt.NDArray[np.floating]:
+        """A prompt as embeddings [1, L, D], slots filled with `tokens`; see `assemble`."""
+        if tokens is None:
+            none = np.empty((0, 1, table.shape[1]), self._dtype)
+            tokens = FrameTokens(none, none)
+        return assemble(ids, table, tokens, dtype=self._dtype)
 
     def new_cache(self, tokens: int, *, reuse: KeyValueCache | None = None) -> KeyValueCache:
         """An empty cache for a sequence of `tokens` in all; `reuse` itself, emptied, if that is its size.
@@ -57,13 +68,7 @@ class Decoder:
             PromptError: the model's context is shorter.
             DeviceError: there is not enough memory.
         """
-        if tokens > self._limit:
-            raise PromptError(
-                f"the prompt and its answer need {tokens} tokens",
-                expected=f"at most {self._limit}, the model's context",
-                next_step="Ask about a shorter video or window, or lower --fps or --max-new-tokens.",
-            )
-        capacity = min(self._limit, -(-tokens // _CACHE_STEP) * _CACHE_STEP)
+        capacity = cache_capacity(tokens, self._limit)
         if reuse is not None and reuse.capacity == capacity:
             reuse.length = 0
             return reuse
@@ -90,7 +95,7 @@ class Decoder:
 
     def decode_one(self, cache: KeyValueCache, embedding: Array) -> Array:
         """Reads one more embedding [D] -> logits [V]."""
-        return self._step(cache, embedding[None, None])
+        return self._step(cache, embedding.astype(self._dtype, copy=False)[None, None])
 
     def _step(self, cache: KeyValueCache, rows: Array) -> Array:
         total = cache.length + rows.shape[1]
@@ -112,3 +117,14 @@ class Decoder:
 
 def _renamed(past: str, prefix: str) -> str:
     return past.replace("past.", f"{prefix}.", 1)
+
+
+def cache_capacity(tokens: int, limit: int) -> int:
+    """Of a cache for a sequence of `tokens` in all. Raises `PromptError` where the limit is lower."""
+    if tokens > limit:
+        raise PromptError(
+            f"the prompt and its answer need {tokens} tokens",
+            expected=f"at most {limit}, the model's context",
+            next_step="Ask about a shorter video or window, or lower --fps or --max-new-tokens.",
+        )
+    return min(limit, -(-tokens // _CACHE_STEP) * _CACHE_STEP)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +16,7 @@ import numpy.typing as npt
 from llamavid.bundle import EMBEDDINGS, LANGUAGE_TOKENIZER
 from llamavid.errors import UsageError
 from llamavid.prompt import Part
-from llamavid.runtime.assembly import FrameTokens, assemble
-from llamavid.runtime.decoder import Decoder, KeyValueCache
-from llamavid.runtime.graphs import Graphs
+from llamavid.runtime.machine import LanguageDecoder, Machine
 from llamavid.sampling import Sampler, Sampling
 from llamavid.tokenizer import LanguageTokenizer, TextStream
 
@@ -37,36 +36,26 @@ class Said:
 class LanguageModel:
     """One thread at a time. The graph is loaded by the first call that needs it."""
 
-    def __init__(self, graphs: Graphs) -> None:
-        bundle = graphs.bundle
-        self._graphs, self._config = graphs, bundle.manifest.model.language
+    def __init__(self, machine: Machine) -> None:
+        bundle = machine.bundle
+        self._machine, self._config = machine, bundle.manifest.model.language
         self._tokenizer = LanguageTokenizer(bundle.path(LANGUAGE_TOKENIZER))
         self._embeddings = np.load(bundle.path(EMBEDDINGS), mmap_mode="r", allow_pickle=False)
-        self._dtype = graphs.dtype("llm", "inputs_embeds")
-        self._decoder: Decoder | None = None
 
     def ids(self, parts: Sequence[Part]) -> Ids:
         """A prompt's token ids int64 [T], bos in front, `SLOT_ID` where frame tokens go."""
         return self._tokenizer.ids(parts)
 
-    def sequence(self, ids: Ids, tokens: FrameTokens | None = None) -> Array:
+    def sequence(self, ids: Ids, tokens: Any | None = None) -> Any:
         """Ids, or a part of them, as embeddings [1, L, D]; slots take `tokens`, by Note [Rows]."""
-        if tokens is None:
-            none = np.empty((0, 1, self._embeddings.shape[1]), self._dtype)
-            tokens = FrameTokens(none, none)
-        return assemble(ids, self._embeddings, tokens, dtype=self._dtype)
+        return self.decoder().sequence(ids, self._embeddings, tokens)
 
-    def decoder(self) -> Decoder:
-        if self._decoder is None:
-            self._decoder = Decoder(self._graphs.load("llm"), self._graphs.contract("llm"), self._config)
-        return self._decoder
-
-    def close(self) -> None:
-        self._decoder = None
+    def decoder(self) -> LanguageDecoder:
+        return self._machine.decoder()
 
     def generate(
         self,
-        cache: KeyValueCache,
+        cache: Any,
         logits: Array,
         *,
         max_new_tokens: int,
@@ -94,7 +83,7 @@ class LanguageModel:
             tell(stream.push(token))
             if len(token_ids) == max_new_tokens:
                 break
-            logits = self.decoder().decode_one(cache, self._embeddings[token].astype(self._dtype))
+            logits = self.decoder().decode_one(cache, self._embeddings[token])
         else:
             on_token()
         tell(stream.finish())

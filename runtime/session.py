@@ -6,7 +6,8 @@
         print(answer.text)
 
 Features do not depend on the question: they are kept within a budget, and every question reuses them.
-A video that does not end is for `llamavid.runtime.stream_session`. All is NumPy and ONNX Runtime.
+A video that does not end is for `llamavid.runtime.stream_session`. What runs the graphs is chosen once, in
+`llamavid.runtime.machine`: ONNX Runtime on the CPU, or engines on the GPU.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,15 +25,12 @@ import numpy.typing as npt
 from llamavid.bundle import QUESTION_VOCABULARY, Bundle, open_bundle
 from llamavid.errors import PromptError, UsageError
 from llamavid.prompt import Part, Turn, checked_question, conversation, movie
-from llamavid.runtime.assembly import FrameTokens
 from llamavid.runtime.clip import frame_pixels
-from llamavid.runtime.decoder import KeyValueCache
-from llamavid.runtime.encoder import CONTEXT_BATCH, FrameEncoder
+from llamavid.runtime.encoder import CONTEXT_BATCH
 from llamavid.runtime.evidence import Evidence, EvidenceCollector
-from llamavid.runtime.features.budget import features_memory
-from llamavid.runtime.features.watched import ArrayFeatures, FrameFeatures, Watched, slices
-from llamavid.runtime.graphs import Graphs
+from llamavid.runtime.features.watched import FrameFeatures, Watched
 from llamavid.runtime.language import LanguageModel, check_max_new_tokens
+from llamavid.runtime.machine import Tokens, open_machine
 from llamavid.runtime.timing import Timings
 from llamavid.runtime.video.frames import FrameTime
 from llamavid.runtime.video.sources import open_source
@@ -68,34 +66,61 @@ class VideoSession:
         threads: int | None = None,
         memory_bytes: int | None = None,
         timings: Timings | None = None,
+        on: str | None = None,
+        allow_cpu: bool = False,
     ) -> None:
         """`threads` of one operation; None lets ONNX Runtime choose.
 
-        memory_bytes: what this process may hold, by Note [Budget] in `llamavid.runtime.features.budget`; None
-            gives features a bounded share of what is free. Features beyond it lie on disk.
+        Args:
+            memory_bytes: what this process may hold, by Note [Budget] in `llamavid.runtime.features.budget`;
+                None gives features a bounded share of what is free. Features beyond it lie on disk.
+            on, allow_cpu: what runs it, as `open_machine` in `llamavid.runtime.machine` takes them.
+
+        Raises:
+            BundleError, DeviceError, ParityError: engines were asked for, or are there, and cannot be used.
         """
         self.bundle = bundle
         self.config = bundle.manifest.model
         self.timings = timings or Timings()
         self.watched: Watched | None = None
-        self._graphs = Graphs(bundle, timings=self.timings, threads=threads)
+        self._machine = open_machine(
+            bundle,
+            on=on,
+            allow_cpu=allow_cpu,
+            timings=self.timings,
+            threads=threads,
+            memory_bytes=memory_bytes,
+        )
         self._memory_bytes = memory_bytes
-        self._encoder = FrameEncoder(self._graphs, self.timings)
-        self._language = LanguageModel(self._graphs)
-        self._cache: KeyValueCache | None = None
+        self._encoder = self._machine.encoder
+        self._language = LanguageModel(self._machine)
+        self._cache: Any = None
         self._questions = QuestionTokenizer(
             bundle.path(QUESTION_VOCABULARY), max_tokens=self.config.text_decoder.max_tokens
         )
 
     @classmethod
     def open(
-        cls, folder: Path | str, *, threads: int | None = None, memory_bytes: int | None = None
+        cls,
+        folder: Path | str,
+        *,
+        threads: int | None = None,
+        memory_bytes: int | None = None,
+        on: str | None = None,
+        allow_cpu: bool = False,
     ) -> VideoSession:
-        """Opens and verifies a bundle. Raises `BundleError`."""
+        """Opens and verifies a bundle. Raises `BundleError`, and as the class."""
         timings = Timings()
         with timings.stage("open_bundle"):
             bundle = open_bundle(folder)
-        return cls(bundle, threads=threads, memory_bytes=memory_bytes, timings=timings)
+        return cls(
+            bundle,
+            threads=threads,
+            memory_bytes=memory_bytes,
+            timings=timings,
+            on=on,
+            allow_cpu=allow_cpu,
+        )
 
     def __enter__(self) -> VideoSession:
         return self
@@ -106,8 +131,7 @@ class VideoSession:
     def close(self) -> None:
         """Frees the graphs, the cache and the features."""
         self._forget()
-        self._graphs.close()
-        self._language.close()
+        self._machine.close()
         self._cache = None
 
     @property
@@ -138,12 +162,11 @@ class VideoSession:
             opened = open_source(path, fps=fps)
         with opened as source:
             self._check_length(source.expected_frames or 0)
-            memory = features_memory(
-                self._graphs, frames=source.expected_frames or 0, memory_bytes=self._memory_bytes
-            )
+            memory = self._encoder.memory(frames=source.expected_frames or 0, memory_bytes=self._memory_bytes)
             times: list[FrameTime] = []
             try:
-                for batch in _batches(self._timed(source.frames(), "decode_video"), VISION_BATCH):
+                size = self._encoder.batch or VISION_BATCH
+                for batch in _batches(self._timed(source.frames(), "decode_video"), size):
                     new = [FrameTime(frame.index, frame.pts_seconds) for frame in batch]
                     self._check_length(len(times) + len(new))
                     with self.timings.stage("pixels"):
@@ -159,8 +182,7 @@ class VideoSession:
     def adopt(self, features: Array, frames: Sequence[FrameTime], *, notes: Sequence[str] = ()) -> Watched:
         """Makes stored features [T, R, C] the video that questions are about."""
         self._forget()
-        content = [self._encoder.content(batch) for batch in slices(features, CONTEXT_BATCH)]
-        return self._watch(frames, ArrayFeatures(features, np.concatenate(content)), notes)
+        return self._watch(frames, self._encoder.adopt(features, batch=CONTEXT_BATCH), notes)
 
     def ask(
         self,
@@ -210,9 +232,9 @@ class VideoSession:
     ) -> Answer:
         """Answers about a movie: `subtitles[i]` is said after frame i. Otherwise as `ask`."""
         tokens, seen = self._frame_tokens(question, truncate=False, evidence=evidence)
-        if len(subtitles) != len(tokens.context):
+        if len(subtitles) != tokens.frame_count:
             raise PromptError(
-                f"{len(subtitles)} subtitles", expected=f"one for each of the {len(tokens.context)} frames"
+                f"{len(subtitles)} subtitles", expected=f"one for each of the {tokens.frame_count} frames"
             )
         template = template or self.bundle.manifest.template
         parts = movie(question, subtitles, tokens_per_frame=self.config.tokens_per_frame, template=template)
@@ -255,29 +277,22 @@ class VideoSession:
 
     def _frame_tokens(
         self, question: str, *, truncate: bool, evidence: bool
-    ) -> tuple[FrameTokens, Evidence | None]:
+    ) -> tuple[Tokens, Evidence | None]:
         """The watched frames in the light of a question, and what it looked at if that is wanted."""
         if self.watched is None:
             raise UsageError("no video is watched", next_step="Call watch() first.")
         ids = self._questions.ids(checked_question(question), truncate=truncate)
         collector = EvidenceCollector(self.bundle) if evidence else None
-        self._graphs.load("context")
+        self._encoder.prepare_context()
         self.timings.restart("context", "sequence", "prefill", "decode")
-        context, content = list[Array](), list[Array]()
         with self.timings.stage("context"):
-            for features, tokens in self.watched.held.batches(CONTEXT_BATCH):
-                outputs = self._encoder.context(features, ids)
-                context.append(outputs["context_tokens"])
-                content.append(tokens.copy())
-                if collector is not None:
-                    collector.add(outputs)
-        seen = collector.evidence(self.watched.frames) if collector else None
-        return FrameTokens(np.concatenate(context), np.concatenate(content)), seen
+            tokens = self._encoder.tokens(self.watched.held, ids, batch=CONTEXT_BATCH, collector=collector)
+        return tokens, collector.evidence(self.watched.frames) if collector else None
 
     def _answer(
         self,
         parts: Sequence[Part],
-        tokens: FrameTokens,
+        tokens: Tokens,
         max_new_tokens: int,
         sampling: Sampling,
         on_text: Callable[[str], None],
@@ -285,9 +300,10 @@ class VideoSession:
     ) -> Answer:
         assert self.watched is not None
         check_max_new_tokens(max_new_tokens)
+        decoder = self._language.decoder()  # loaded, which is not part of the stages below
         with self.timings.stage("sequence"):
             sequence = self._language.sequence(self._language.ids(parts), tokens)
-        read, decoder = sequence.shape[1], self._language.decoder()
+        read = sequence.shape[1]
         self._cache = cache = decoder.new_cache(read + max_new_tokens, reuse=self._cache)
         with self.timings.stage("prefill"):
             logits = decoder.prefill(cache, sequence, on_chunk=lambda done: on_prefill(done, read))

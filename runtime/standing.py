@@ -27,8 +27,8 @@ import numpy as np
 import numpy.typing as npt
 
 from llamavid.prompt import conversation
-from llamavid.runtime.assembly import FrameTokens
 from llamavid.runtime.language import LanguageModel
+from llamavid.runtime.machine import Tokens
 from llamavid.runtime.video.frames import FrameTime
 from llamavid.sampling import Sampling
 from llamavid.tokenizer import SLOT_ID
@@ -89,7 +89,7 @@ class StandingQuestion:
         self._opening, self._slot, self._asking = ids[:slot], ids[slot : slot + 1], ids[slot + 1 :]
         fixed = len(self._opening) + len(self._asking) + max_new_tokens
         self._cache = language.decoder().new_cache(fixed + window.max_frames * tokens_per_frame)
-        self._frames: deque[tuple[FrameTime, FrameTokens]] = deque()  # of the window, one at a time
+        self._frames: deque[tuple[FrameTime, Tokens]] = deque()  # of the window, one at a time
         self._read = 0  # how many of them are in the cache
         self.read_again = 0  # frames, since the beginning: what sliding costs
 
@@ -97,11 +97,11 @@ class StandingQuestion:
     def has_seen(self) -> bool:
         return bool(self._frames)
 
-    def see(self, frames: Sequence[FrameTime], tokens: FrameTokens) -> None:
+    def see(self, frames: Sequence[FrameTime], tokens: Tokens) -> None:
         """Frames that are new, and their tokens. Times must not run backwards."""
         for at, frame in enumerate(frames):
             self._slide(frame.pts_seconds)
-            self._frames.append((frame, FrameTokens(*(each[at : at + 1].copy() for each in tokens))))
+            self._frames.append((frame, tokens.frame(at)))
             if len(self._frames) - self._read >= READ_TOGETHER:
                 self._read_new()
 
@@ -141,7 +141,7 @@ class StandingQuestion:
         """Reads what is new, and `then`, in one piece. Logits [V] after the last."""
         opening = self._opening if self._cache.length == 0 else NOTHING
         new = [tokens for _, tokens in islice(self._frames, self._read, None)]
-        tokens = FrameTokens(*map(np.concatenate, zip(*new, strict=True))) if new else None
+        tokens = new[0].joined(new[1:]) if new else None
         sequence = self._language.sequence(np.concatenate([opening, self._slot[: len(new)], then]), tokens)
         logits = self._language.decoder().prefill(self._cache, sequence)
         self._read = len(self._frames)

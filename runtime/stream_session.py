@@ -20,12 +20,10 @@ import numpy.typing as npt
 from llamavid.bundle import QUESTION_VOCABULARY, Bundle
 from llamavid.errors import PromptError
 from llamavid.prompt import checked_question
-from llamavid.runtime.assembly import FrameTokens
-from llamavid.runtime.encoder import CONTEXT_BATCH, FrameEncoder
-from llamavid.runtime.features.budget import features_share
-from llamavid.runtime.features.memory import FeatureMemory, half, pixel_digests
-from llamavid.runtime.graphs import Graphs
+from llamavid.runtime.encoder import CONTEXT_BATCH
+from llamavid.runtime.features.memory import FeatureMemory, pixel_digests
 from llamavid.runtime.language import LanguageModel, check_max_new_tokens
+from llamavid.runtime.machine import open_machine
 from llamavid.runtime.standing import StandingAnswer, StandingQuestion, Window
 from llamavid.runtime.timing import Timings
 from llamavid.runtime.video.frames import FrameTime, check_fps
@@ -56,6 +54,8 @@ class StreamSession:
         memory_bytes: int | None = None,
         remembers: bool = False,
         threads: int | None = None,
+        on: str | None = None,
+        allow_cpu: bool = False,
     ) -> None:
         """
         Args:
@@ -65,6 +65,7 @@ class StreamSession:
             memory_bytes: what this process may hold, by Note [Budget] in `llamavid.runtime.features.budget`.
             remembers: hold features for questions that come later, oldest out first, in what `memory_bytes`
                 leaves, or FEATURES_BYTES. Otherwise a question sees the frames that come after it.
+            on, allow_cpu: what runs it, as `open_machine` in `llamavid.runtime.machine` takes them.
 
         Raises:
             PromptError: the window does not fit the model's context, or a question is empty or too long.
@@ -75,9 +76,6 @@ class StreamSession:
         check_fps(fps)
         self.bundle, self._config = bundle, bundle.manifest.model
         self.timings = Timings()
-        self._graphs = Graphs(bundle, timings=self.timings, threads=threads)
-        self._encoder = FrameEncoder(self._graphs, self.timings)
-        self._language = LanguageModel(self._graphs)
         self._words = QuestionTokenizer(
             bundle.path(QUESTION_VOCABULARY), max_tokens=self._config.text_decoder.max_tokens
         )
@@ -85,11 +83,20 @@ class StreamSession:
         self._template = template or bundle.manifest.template
         self.window = self._window(fps, window_seconds)
         self._standing: list[tuple[StandingQuestion, Ids]] = []
+        self._machine = open_machine(
+            bundle,
+            on=on,
+            allow_cpu=allow_cpu,
+            timings=self.timings,
+            threads=threads,
+            memory_bytes=memory_bytes,
+        )
+        self._encoder, self._language = self._machine.encoder, LanguageModel(self._machine)
         features_bytes = FEATURES_BYTES
         if memory_bytes is not None:
             read = PROMPT_TOKENS + max_new_tokens + self.window.max_frames * self._config.tokens_per_frame
             caches = max(1, len(questions)) * read
-            features_bytes = features_share(memory_bytes, self._graphs, cache_tokens=caches)
+            features_bytes = self._machine.features_share(memory_bytes, cache_tokens=caches)
         self._memory = FeatureMemory(features_bytes, on_full="evict") if remembers else None
         for question in questions:
             self.ask(question)
@@ -104,8 +111,7 @@ class StreamSession:
         self._standing.clear()
         if self._memory is not None:
             self._memory.close()
-        self._language.close()
-        self._graphs.close()
+        self._machine.close()
 
     def ask(self, question: str) -> None:
         """A question to stand from now on. It sees the frames before it that are remembered.
@@ -135,21 +141,21 @@ class StreamSession:
         Raises:
             BundleError: a feature is not finite, or does not fit float16.
         """
-        features, content = self._encoder.encode(pixels)
-        indices = [frame.index for frame in frames]
-        kept = half(features, indices), half(content, indices)  # what is no number is told here
+        seen = self._encoder.see(pixels, frames)
         if self._memory is not None:
-            self._memory.append(
-                *kept,
-                frame_indices=indices,
-                pts_seconds=[frame.pts_seconds for frame in frames],
-                digests=pixel_digests(pixels),
-            )
+            for features, content in seen.batches(len(frames)):
+                self._memory.append(
+                    features,
+                    content,
+                    frame_indices=[frame.index for frame in frames],
+                    pts_seconds=[frame.pts_seconds for frame in frames],
+                    digests=pixel_digests(pixels),
+                )
         for standing, ids in self._standing:
             with self.timings.stage("context"):
-                context = self._encoder.context(features, ids)["context_tokens"]
+                tokens = self._encoder.tokens(seen, ids, batch=len(frames))
             with self.timings.stage("read"):
-                standing.see(frames, FrameTokens(context, content))
+                standing.see(frames, tokens)
 
     def answers(
         self, *, on_text: Callable[[str, str], None] = lambda question, text: None
@@ -165,7 +171,7 @@ class StreamSession:
     @property
     def pixels_dtype(self) -> np.dtype:
         """What `see` takes without converting."""
-        return self._graphs.dtype("vision", "pixels")
+        return self.bundle.manifest.graphs["vision"].contract.spec("pixels").dtype.numpy
 
     @property
     def frames_encoded(self) -> int:
@@ -177,10 +183,9 @@ class StreamSession:
         return sum(standing.read_again for standing, _ in self._standing)
 
     def _show_remembered(self, memory: FeatureMemory, standing: StandingQuestion, ids: Ids) -> None:
-        times = map(FrameTime, memory.frame_indices, memory.pts_seconds)
-        for features, content in memory.batches(CONTEXT_BATCH):
-            tokens = FrameTokens(self._encoder.context(features, ids)["context_tokens"], content)
-            standing.see([next(times) for _ in features], tokens)
+        if len(memory):
+            times = list(map(FrameTime, memory.frame_indices, memory.pts_seconds))
+            standing.see(times, self._encoder.tokens(memory, ids, batch=CONTEXT_BATCH))
 
     def _window(self, fps: float, seconds: float | None) -> Window:
         """In seconds and in frames; the hard cap is the model's context."""

@@ -65,6 +65,25 @@ def features_share(memory_bytes: int, graphs: Graphs, *, cache_tokens: int) -> i
     return memory_bytes - fixed
 
 
+def features_beside_engines(memory_bytes: int | None) -> int:
+    """Of the host's memory for what a GPU does not hold; graphs and caches take nothing of it.
+
+    Raises:
+        DeviceError: a budget is given, and leaves nothing.
+    """
+    if memory_bytes is None:
+        available = available_memory()
+        return FEATURES_BYTES if available is None else min(FEATURES_BYTES, available // 2)
+    fixed = resident_memory() + WORKING_BYTES
+    if fixed > memory_bytes:
+        raise DeviceError(
+            f"a memory of {mib(memory_bytes)} leaves nothing for features",
+            expected=f"at least {mib(fixed)}, beside the GPU's",
+            next_step="Allow more.",
+        )
+    return memory_bytes - fixed
+
+
 def _frame_bytes(config: ModelConfig) -> int:
     """Of features and content tokens in float16, as `FeatureMemory` holds them."""
     vision, content = config.vision, config.tokens_per_frame - 1

@@ -1,0 +1,165 @@
+"""CUDA's runtime by cuda-python: calls that are checked, streams, events and captured graphs.
+
+Every call that fails is a `DeviceError` with the call's name and CUDA's own words. Pointers are plain ints.
+Knows nothing of TensorRT.
+
+Note [Late work]
+    What is put on a stream runs later, in that stream's order and in no order with other streams. So whoever
+    reads what another stream writes, or writes what another stream reads, has its stream wait for that one;
+    and the host touches memory that a stream uses only after `synchronize`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from llamavid.errors import DeviceError
+
+_MODULES = ("cuda.bindings.runtime", "cuda.cudart")  # of cuda-python from 12.6 on, and before
+_INSTALL = 'pip install "llamavid[gpu]"'
+
+
+class Cuda:
+    """The runtime's functions, checked: `cuda("cudaMalloc", 1 << 20)` gives what CUDA gives."""
+
+    def __init__(self) -> None:
+        """Raises `DeviceError` where cuda-python is missing. Looks for no GPU."""
+        self.api = _cuda_python()
+
+    def __call__(self, name: str, *arguments: Any) -> Any:
+        """One value, or a tuple of several, or None. Raises `DeviceError`."""
+        code, *values = getattr(self.api, name)(*arguments)
+        if code != self.api.cudaError_t.cudaSuccess:
+            raise DeviceError(f"{name} failed: {self.words(code)}", next_step=_next_step(self.api, code))
+        return values[0] if len(values) == 1 else tuple(values) or None
+
+    def words(self, code: Any) -> str:
+        """An error code as CUDA explains it."""
+        _, text = self.api.cudaGetErrorString(code)
+        said = text.decode() if isinstance(text, bytes) else str(text)
+        return f"{said} ({code.name})"
+
+    def free_bytes(self) -> int:
+        """Of the GPU's memory."""
+        free, _ = self("cudaMemGetInfo")
+        return int(free)
+
+
+class Event:
+    """A place in a stream's work. Waiting for one that was never recorded waits for nothing."""
+
+    def __init__(self, cuda: Cuda) -> None:
+        self._cuda = cuda
+        self.handle = cuda("cudaEventCreateWithFlags", cuda.api.cudaEventDisableTiming)
+
+    def record(self, stream: Stream) -> None:
+        self._cuda("cudaEventRecord", self.handle, stream.handle)
+
+    def synchronize(self) -> None:
+        """Returns when the stream has come here."""
+        self._cuda("cudaEventSynchronize", self.handle)
+
+    def close(self) -> None:
+        if self.handle is not None:
+            self._cuda.api.cudaEventDestroy(self.handle)
+        self.handle = None
+
+
+class Stream:
+    """Work that runs in the order it was put in; Note [Late work]."""
+
+    def __init__(self, cuda: Cuda) -> None:
+        self._cuda = cuda
+        self.handle = cuda("cudaStreamCreateWithFlags", cuda.api.cudaStreamNonBlocking)
+        self._reached = Event(cuda)
+
+    def copy(self, target: int, source: int, size: int) -> None:
+        """`size` bytes, between any two memories. The host's must be pinned, and stay as it is until then."""
+        kind = self._cuda.api.cudaMemcpyKind.cudaMemcpyDefault
+        self._cuda("cudaMemcpyAsync", target, source, size, kind, self.handle)
+
+    def copy_rows(
+        self, target: int, source: int, *, width: int, rows: int, target_pitch: int, source_pitch: int
+    ) -> None:
+        """`rows` pieces of `width` bytes; from one to the next it is a pitch."""
+        kind = self._cuda.api.cudaMemcpyKind.cudaMemcpyDefault
+        pitches = (target, target_pitch, source, source_pitch)
+        self._cuda("cudaMemcpy2DAsync", *pitches, width, rows, kind, self.handle)
+
+    def fill_zero(self, target: int, size: int) -> None:
+        self._cuda("cudaMemsetAsync", target, 0, size, self.handle)
+
+    def wait_for(self, other: Stream | Event) -> None:
+        """What is put in from now on runs after what `other` holds now."""
+        if isinstance(other, Stream):
+            other._reached.record(other)
+            other = other._reached
+        self._cuda("cudaStreamWaitEvent", self.handle, other.handle, 0)
+
+    def synchronize(self) -> None:
+        """Returns when all that was put in has run. Raises `DeviceError` where some of it failed."""
+        self._cuda("cudaStreamSynchronize", self.handle)
+
+    def captured(self, work: Callable[[], None]) -> Graph:
+        """What `work` puts in, as one thing to launch. It does not run now. Its addresses are fixed."""
+        mode = self._cuda.api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self._cuda("cudaStreamBeginCapture", self.handle, mode)
+        try:
+            work()
+        except BaseException:
+            _, graph = self._cuda.api.cudaStreamEndCapture(self.handle)  # broken, and maybe none
+            if graph:
+                self._cuda.api.cudaGraphDestroy(graph)
+            raise
+        graph = self._cuda("cudaStreamEndCapture", self.handle)
+        try:
+            return Graph(self._cuda, self._cuda("cudaGraphInstantiate", graph, 0))
+        finally:
+            self._cuda("cudaGraphDestroy", graph)
+
+    def launch(self, graph: Graph) -> None:
+        self._cuda("cudaGraphLaunch", graph.handle, self.handle)
+
+    def close(self) -> None:
+        """Waits for what is left, whatever became of it."""
+        if self.handle is not None:
+            self._cuda.api.cudaStreamSynchronize(self.handle)
+            self._reached.close()
+            self._cuda.api.cudaStreamDestroy(self.handle)
+        self.handle = None
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class Graph:
+    """Captured work, ready to launch any number of times."""
+
+    def __init__(self, cuda: Cuda, handle: Any) -> None:
+        self._cuda, self.handle = cuda, handle
+
+    def close(self) -> None:
+        if self.handle is not None:
+            self._cuda.api.cudaGraphExecDestroy(self.handle)
+        self.handle = None
+
+
+def _cuda_python() -> Any:
+    for name in _MODULES:
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    raise DeviceError("cuda-python is not installed", expected="cuda.bindings", next_step=f"Run: {_INSTALL}.")
+
+
+def _next_step(api: Any, code: Any) -> str:
+    if code == api.cudaError_t.cudaErrorMemoryAllocation:
+        return "Free some of the GPU's memory, or take a shorter video or a smaller precision."
+    return "Look at the GPU with nvidia-smi, then try again in a new process."
