@@ -16,12 +16,13 @@ import numpy as np
 
 from llamavid import __version__
 from llamavid.bundle import GRAPHS, Bundle, open_bundle
+from llamavid.errors import DeviceError
 from llamavid.runtime.implementation import implementation, simd
 from llamavid.runtime.memory import available_memory
+from llamavid.targets import Library
 
 _EXTRAS = {  # extra -> what it needs, and what it is for
     "export": (("torch", "transformers", "onnx", "safetensors"), "checkpoints become bundles"),
-    "gpu": (("tensorrt",), "TensorRT engines"),
 }
 _CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm")
 
@@ -36,8 +37,11 @@ class Finding:
 def examine(bundle: Path | None = None) -> list[Finding]:
     """Findings about this machine, then about `bundle`. Raises `BundleError` when that is not sound."""
     findings = [_software(), _processor(), _memory(), _onnx_runtime(), _pixels(), _decoding(), _gpu()]
-    findings += [_extra(name) for name in _EXTRAS]
-    return findings + (_bundle(open_bundle(bundle)) if bundle else [])
+    findings += [*_libraries(), *(_extra(name) for name in _EXTRAS)]
+    if bundle is None:
+        return findings
+    opened = open_bundle(bundle)
+    return [*findings, *_bundle(opened), *_engines(opened)]
 
 
 def _software() -> Finding:
@@ -95,11 +99,38 @@ def _decoding() -> Finding:
 
 
 def _gpu() -> Finding:
-    if (tegra := Path("/etc/nv_tegra_release")).exists():
-        return Finding("GPU", True, f"Jetson, {tegra.read_text().splitlines()[0].lstrip('# ')}")
-    if (driver := Path("/proc/driver/nvidia/version")).exists():
-        return Finding("GPU", True, driver.read_text().splitlines()[0])
-    return Finding("GPU", False, "no NVIDIA driver")
+    from llamavid.runtime.tensorrt.device import found_gpu
+
+    tegra = Path("/etc/nv_tegra_release")
+    jetson = f"; Jetson, {tegra.read_text().splitlines()[0].lstrip('# ')}" if tegra.exists() else ""
+    try:
+        return Finding("GPU", True, found_gpu() + jetson)
+    except DeviceError as error:
+        return Finding("GPU", False, f"{error}{jetson}")
+
+
+def _libraries() -> list[Finding]:
+    """What can run engines."""
+    from llamavid.runtime.tensorrt.library import TensorRt
+
+    found = []
+    for library in Library:
+        try:
+            found.append(Finding(library.product, True, f"{TensorRt(library).version}: runs engines"))
+        except DeviceError as error:
+            found.append(Finding(library.product, False, error.given))
+    return found
+
+
+def _engines(bundle: Bundle) -> list[Finding]:
+    """Which of a bundle's engine sets would answer here."""
+    from llamavid.runtime.tensorrt.choosing import examined
+
+    sets = examined(bundle)
+    if not sets:
+        return [Finding("engines", True, "none: the CPU answers. `llamavid build` makes some")]
+    usable = "usable: compared with the model on this device"
+    return [Finding(f"engines {name}", why is None, why or usable) for name, why in sets.items()]
 
 
 def _extra(name: str) -> Finding:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llamavid.commands.bundle_argument import bundle_then, chosen_bundle
+from llamavid.commands.device_options import device_options
 from llamavid.commands.quantities import ByteSize
 from llamavid.console import Progress, error_line, printable, remark
 from llamavid.errors import LlamaVidError, PromptError
@@ -65,6 +66,7 @@ def answering_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON document an answer."),
     ]
+    command = device_options(command)
     for option in reversed(options):
         command = option(command)
     return command
@@ -125,7 +127,14 @@ def chat(bundle: Path | None, source: str, as_json: bool, **options: Any) -> Non
 
 
 def _opened(
-    bundle: Path | None, question: str | None, *, threads: int | None, memory: float | None, **options: Any
+    bundle: Path | None,
+    question: str | None,
+    *,
+    threads: int | None,
+    memory: float | None,
+    on: str | None,
+    allow_cpu: bool,
+    **options: Any,
 ) -> VideoSession:
     """A session to watch with. A mistake in the words is said before hours of encoding."""
     from llamavid.prompt import checked_question, find_template
@@ -139,7 +148,11 @@ def _opened(
     if question is not None:
         checked_question(question)
     session = VideoSession.open(
-        chosen_bundle(bundle), threads=threads, memory_bytes=int(memory) if memory else None
+        chosen_bundle(bundle),
+        threads=threads,
+        memory_bytes=int(memory) if memory else None,
+        on=on,
+        allow_cpu=allow_cpu,
     )
     if options["evidence"]:
         require_evidence(session.bundle)

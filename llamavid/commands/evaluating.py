@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from llamavid.commands.bundle_argument import bundle_then, chosen_bundle
+from llamavid.commands.device_options import device_options
 from llamavid.console import Progress, printable, remark
 
 
@@ -30,6 +31,7 @@ from llamavid.console import Progress, printable, remark
 )
 @click.option("--template", help="vicuna_v1, imgsp_v1 or llava_v1; the bundle's own when left out.")
 @click.option("--threads", type=click.IntRange(1), help="Of one operation; all physical cores by default.")
+@device_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def evaluate(
     bundle: Path | None,
@@ -39,6 +41,8 @@ def evaluate(
     output: Path | None,
     limit: int | None,
     threads: int | None,
+    on: str | None,
+    allow_cpu: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -66,7 +70,7 @@ def evaluate(
     if not (questions.scored or output):
         raise UsageError("open-ended answers need a file", next_step="Name it: -o PREDICTIONS.jsonl.")
     with (
-        VideoSession.open(chosen_bundle(bundle), threads=threads) as session,
+        VideoSession.open(chosen_bundle(bundle), threads=threads, on=on, allow_cpu=allow_cpu) as session,
         Progress(quiet=as_json) as progress,
     ):
         outcome = ask_all(

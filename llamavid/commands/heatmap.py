@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llamavid.commands.bundle_argument import bundle_then, chosen_bundle
+from llamavid.commands.device_options import device_options
 from llamavid.console import Progress, remark
 from llamavid.errors import UsageError
 
@@ -53,6 +54,7 @@ class Clock(click.ParamType):
     "--at", "times", type=Clock(), multiple=True, help="Draw the frame nearest to this time; may be repeated."
 )
 @click.option("--fps", default=1.0, show_default=True, help="Frames a second to look at.")
+@device_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def heatmap(
     bundle: Path | None,
@@ -62,6 +64,8 @@ def heatmap(
     frames: int | None,
     times: tuple[float, ...],
     fps: float,
+    on: str | None,
+    allow_cpu: bool,
     as_json: bool,
 ) -> None:
     """Draw what a QUESTION looks at in a video or picture: the paper's Figure 6, as a PNG.
@@ -79,7 +83,7 @@ def heatmap(
     _check_choice(frames, times)
     checked_question(question)
     check_replaceable(output)
-    with VideoSession.open(chosen_bundle(bundle)) as session:
+    with VideoSession.open(chosen_bundle(bundle), on=on, allow_cpu=allow_cpu) as session:
         require_evidence(session.bundle)
         session.check_question(question)
         output.parent.mkdir(parents=True, exist_ok=True)  # a folder that cannot be is said at once

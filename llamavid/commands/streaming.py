@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llamavid.commands.bundle_argument import bundle_then, chosen_bundle
+from llamavid.commands.device_options import device_options
 from llamavid.commands.quantities import ByteSize, Duration
 from llamavid.console import printable, remark
 
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 )
 @click.option("--memory", type=ByteSize(), help="What the process may hold, such as 2G.")
 @click.option("--threads", type=click.IntRange(1), help="Of one operation; all physical cores by default.")
+@device_options
 @click.option(
     "--json", "as_json", is_flag=True, help="Print JSON lines: answers, the source's events, the end."
 )
@@ -64,6 +66,8 @@ def stream(
     max_new_tokens: int,
     memory: float | None,
     threads: int | None,
+    on: str | None,
+    allow_cpu: bool,
     as_json: bool,
 ) -> None:
     """Answer standing questions about SOURCE while it goes on; Ctrl-C ends it.
@@ -91,6 +95,8 @@ def stream(
         max_new_tokens=max_new_tokens,
         memory_bytes=int(memory) if memory else None,
         threads=threads,
+        on=on,
+        allow_cpu=allow_cpu,
     ) as session:
         limits = LiveLimits(stall_seconds=stall)
         opened = open_stream_source(source, fps=fps, limits=limits, on_event=say.event)

@@ -9,7 +9,7 @@ from llamavid.engines import Device
 from llamavid.errors import DeviceError
 from llamavid.runtime.tensorrt.cuda import Cuda
 from llamavid.runtime.tensorrt.library import TensorRt
-from llamavid.targets import Capability, Library
+from llamavid.targets import Capability, Library, dotted
 
 _DRIVER = Path("/proc/driver/nvidia/version")
 _FIRST = 0  # CUDA_VISIBLE_DEVICES chooses which GPU that is
@@ -24,14 +24,24 @@ def this_device(library: Library) -> Device:
     cuda = Cuda()
     require_gpu(cuda)
     version = TensorRt(library).version
-    name = cuda("cudaGetDeviceProperties", _FIRST).name
     return Device(
-        name.decode().rstrip("\0") if isinstance(name, bytes) else str(name),
+        _name(cuda),
         capability(cuda),
         driver_version(cuda),
         library,
         version,
         cuda.free_bytes(),
+    )
+
+
+def found_gpu() -> str:
+    """The GPU in words, whatever library there is. Raises `DeviceError` where none can be used."""
+    cuda = Cuda()
+    require_gpu(cuda)
+    memory = cuda("cudaMemGetInfo")
+    return (
+        f"{_name(cuda)}, compute capability {dotted(capability(cuda))}, driver {driver_version(cuda)}; "
+        f"{memory[0] / 2**30:.1f} of {memory[1] / 2**30:.1f} GiB free"
     )
 
 
@@ -64,6 +74,11 @@ def capability(cuda: Cuda) -> Capability:
     major = cuda("cudaDeviceGetAttribute", kinds.cudaDevAttrComputeCapabilityMajor, _FIRST)
     minor = cuda("cudaDeviceGetAttribute", kinds.cudaDevAttrComputeCapabilityMinor, _FIRST)
     return int(major), int(minor)
+
+
+def _name(cuda: Cuda) -> str:
+    name = cuda("cudaGetDeviceProperties", _FIRST).name
+    return name.decode().rstrip("\0") if isinstance(name, bytes) else str(name)
 
 
 def driver_version(cuda: Cuda) -> str:

@@ -38,15 +38,6 @@ class TensorRt:
         return lines or "no reason given"
 
 
-def is_installed(library: Library) -> bool:
-    """Whether its bindings can be imported, which loads them."""
-    try:
-        _module(library)
-    except DeviceError:
-        return False
-    return True
-
-
 def _module(library: Library) -> Any:
     failed = []
     for name in _MODULES[library]:

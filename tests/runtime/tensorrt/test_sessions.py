@@ -1,0 +1,255 @@
+"""A session on engines says what it says on the CPU, holds what it should, and gives all of it back.
+
+The GPU is `tests.standin`: it works late and in the order least expected, and fresh memory is no number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llamavid.bundle import open_bundle
+from llamavid.contract import Lowering
+from llamavid.embedded import sample_clip
+from llamavid.errors import DeviceError, PromptError
+from llamavid.feature_file import read_features
+from llamavid.runtime.features.stored import store_features
+from llamavid.runtime.pixels import pixels_from_rgb
+from llamavid.runtime.session import Answer, VideoSession
+from llamavid.runtime.stream_session import StreamSession
+from llamavid.runtime.tensorrt import frames as frames_module
+from llamavid.runtime.video.frames import FrameTime
+from llamavid.runtime.video.sources import open_source
+from tests.runtime.tensorrt.conftest import QUESTION
+from tests.standin.cuda import Gpu
+from tests.standin.install import Machine, install
+
+Make = Callable[..., Path]
+
+
+@pytest.mark.parametrize("lowering", [Lowering.STATIC, Lowering.PRIMITIVE], ids=lambda each: each.value)
+def test_an_answer_is_the_cpu_s_word_for_word(
+    machine: Machine, stamped: Make, on_cpu: Answer, lowering: Lowering
+) -> None:
+    with VideoSession.open(stamped(machine, lowering=lowering)) as session:
+        session.watch(sample_clip(), fps=2)
+        answer = session.ask(QUESTION, max_new_tokens=24, evidence=True)
+    assert answer.token_ids == on_cpu.token_ids
+    assert answer.prompt_tokens == on_cpu.prompt_tokens
+    assert answer.evidence is not None
+    assert on_cpu.evidence is not None
+    np.testing.assert_allclose(answer.evidence.relevance, on_cpu.evidence.relevance, rtol=2e-2)
+    assert machine.leaks() == {}
+
+
+def test_a_chunk_after_the_other_and_one_batch_after_the_other_change_no_word(
+    machine: Machine, stamped: Make, on_cpu: Answer
+) -> None:
+    """Prompts are longer than a chunk of 16 tokens, videos than a batch of 2 frames."""
+    with VideoSession.open(stamped(machine, frames=2, prefill=16)) as session:
+        session.watch(sample_clip(), fps=2)
+        assert session.ask(QUESTION, max_new_tokens=24).token_ids == on_cpu.token_ids
+    assert machine.leaks() == {}
+
+
+def test_features_beyond_the_budget_lie_on_the_host_and_come_back(
+    machine: Machine, stamped: Make, on_cpu: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frames_module, "RESIDENT_BYTES", 1)  # one block
+    with VideoSession.open(stamped(machine, frames=2)) as session:
+        watched = session.watch(sample_clip(), fps=2)
+        assert len(watched.frames) > 4
+        assert session.ask(QUESTION, max_new_tokens=24).token_ids == on_cpu.token_ids
+        assert session.ask(QUESTION, max_new_tokens=24).token_ids == on_cpu.token_ids
+    assert machine.leaks() == {}
+
+
+def test_nothing_but_pixels_words_and_logits_crosses_to_or_from_the_gpu(late: Machine, stamped: Make) -> None:
+    with VideoSession.open(stamped(late)) as session:
+        watched = session.watch(sample_clip(), fps=2)
+        written = late.gpu.host_writes
+        answer = session.ask(QUESTION, max_new_tokens=8)
+        model = session.config
+        steps = len(answer.token_ids) + 2  # and the prefill's two chunks, at most
+        assert written == 0  # no feature, no token came down
+        assert late.gpu.host_writes <= steps * 4 * model.language.vocab_size
+        pixels = 2 * 3 * model.vision.image_size**2 * len(watched.frames)
+        words = 2 * model.language.hidden * (answer.prompt_tokens + len(answer.token_ids))
+        assert late.gpu.host_reads < pixels + words + 4096  # ids and lengths
+
+
+def test_a_still_picture_is_encoded_once_and_counts_as_often_as_it_is_shown(
+    machine: Machine, stamped: Make
+) -> None:
+    folder = stamped(machine)
+    config = open_bundle(folder).manifest.model.preprocessing
+    with open_source(sample_clip(), fps=1) as source:
+        rgb = [frame.rgb for frame in source.frames()][:3]
+    pixels = pixels_from_rgb([rgb[0], rgb[1], rgb[0], rgb[1], rgb[2], rgb[0]], config)
+    times = [FrameTime(at, float(at)) for at in range(len(pixels))]
+    logits = {}
+    for on in ("cpu", "a100"):
+        with VideoSession.open(folder, on=on, threads=1) as session:
+            memory = session._encoder.memory(frames=0, memory_bytes=None)
+            session._encoder.remember(memory, pixels, times)
+            session._watch(times, memory, [])
+            logits[on] = session.ask(QUESTION, max_new_tokens=12).token_ids
+            assert session.frames_encoded == 3
+            features = session.watched.features()  # type: ignore[union-attr]
+            assert np.array_equal(features[0], features[5])
+            assert not np.array_equal(features[0], features[1])
+    assert logits["cpu"] == logits["a100"]
+    assert machine.leaks() == {}
+
+
+def test_stored_features_go_up_for_each_question(machine: Machine, stamped: Make, tmp_path: Path) -> None:
+    folder, file = stamped(machine), tmp_path / "clip.safetensors"
+    store_features(open_bundle(folder), sample_clip(), file, fps=2)  # without class tokens
+    stored = read_features(file)
+    times = [FrameTime(*time) for time in zip(stored.frame_indices, stored.pts_seconds, strict=True)]
+    said = {}
+    for on in ("cpu", "this"):
+        with VideoSession.open(folder, on=on, threads=1) as session:
+            session.adopt(stored.features, times)
+            said[on] = session.ask_movie(QUESTION, ["what?"] * len(times), max_new_tokens=12).token_ids
+    assert said["cpu"] == said["this"]
+    assert machine.leaks() == {}
+
+
+@pytest.mark.parametrize("lowering", [Lowering.STATIC, Lowering.PRIMITIVE], ids=lambda each: each.value)
+def test_standing_questions_answer_as_on_the_cpu_while_their_windows_slide(
+    machine: Machine, stamped: Make, lowering: Lowering
+) -> None:
+    folder = stamped(machine, lowering=lowering, frames=2)
+    config = open_bundle(folder).manifest.model.preprocessing
+    with open_source(sample_clip(), fps=4) as source:
+        frames = list(source.frames())
+    said = {}
+    for on in ("cpu", "a100"):
+        with StreamSession(
+            open_bundle(folder),
+            [QUESTION],
+            fps=4,
+            window_seconds=1.5,
+            max_new_tokens=6,
+            remembers=True,
+            threads=1,
+            on=on,
+        ) as session:
+            answers = []
+            for start in range(0, len(frames), 3):
+                batch = frames[start : start + 3]
+                pixels = pixels_from_rgb([frame.rgb for frame in batch], config)
+                session.see(pixels, [FrameTime(frame.index, frame.pts_seconds) for frame in batch])
+                answers += [answer.token_ids for answer in session.answers()]
+            session.ask("How many shapes are there?")  # sees what is remembered
+            answers += [answer.token_ids for answer in session.answers()]
+            assert session.frames_read_again > 0
+            said[on] = answers
+    assert said["cpu"] == said["a100"]
+    assert machine.leaks() == {}
+
+
+def test_a_long_answer_is_one_graph_launched_again_and_again(
+    late: Machine, stamped: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with VideoSession.open(stamped(late)) as session:
+        session.watch(sample_clip(), fps=1)
+        decoder = session._language.decoder()
+        cache = decoder.new_cache(200)
+        decoder.prefill(cache, np.zeros((1, 5, session.config.language.hidden), np.float16))
+        before = dict(late.gpu.calls)
+        for _ in range(128):
+            decoder.decode_one(cache, np.zeros(session.config.language.hidden, np.float16))
+        calls = {name: late.gpu.calls[name] - before.get(name, 0) for name in late.gpu.calls}
+    assert calls["cudaGraphInstantiate"] == 1
+    assert calls["cudaGraphLaunch"] == 127  # the first run prepares
+    assert cache.length == 133
+    assert late.leaks() == {}
+
+
+def test_a_cache_of_one_fixed_length_is_enough(late: Machine, stamped: Make, on_cpu: Answer) -> None:
+    """An engine whose cache TensorRT updates in place has one length."""
+    with VideoSession.open(stamped(late, cache=(512, 512))) as session:
+        session.watch(sample_clip(), fps=2)
+        assert session.ask(QUESTION, max_new_tokens=24).token_ids == on_cpu.token_ids
+        with pytest.raises(PromptError, match="at most 512"):
+            session.ask(QUESTION, max_new_tokens=500)
+
+
+def test_memory_on_the_gpu_stays_where_it_was_over_questions_and_videos(late: Machine, stamped: Make) -> None:
+    with VideoSession.open(stamped(late)) as session:
+
+        def once() -> None:
+            session.watch(sample_clip(), fps=4)
+            session.ask(QUESTION, max_new_tokens=4)
+            session.ask("What color is the star?", max_new_tokens=30)
+
+        once()
+        peak, held, blocks = late.gpu.memory.peak_bytes, late.gpu.memory.live_bytes, late.gpu.memory.live
+        for _ in range(3):
+            once()
+        assert late.gpu.memory.peak_bytes == peak
+        assert (late.gpu.memory.live_bytes, late.gpu.memory.live) == (held, blocks)
+    assert late.leaks() == {}
+
+
+def test_an_error_in_the_middle_leaves_a_session_that_works(
+    late: Machine, stamped: Make, on_cpu: Answer
+) -> None:
+    def stop(text: str) -> None:
+        raise RuntimeError("the reader went away")
+
+    with VideoSession.open(stamped(late)) as session:
+        session.watch(sample_clip(), fps=2)
+        with pytest.raises(RuntimeError, match="went away"):
+            session.ask(QUESTION, on_text=stop)
+        assert session.ask(QUESTION, max_new_tokens=24).token_ids == on_cpu.token_ids
+    assert late.leaks() == {}
+
+
+@pytest.mark.parametrize("after", range(2, 40, 3))
+def test_nothing_is_left_wherever_the_memory_ends(late: Machine, stamped: Make, after: int) -> None:
+    folder = stamped(late)
+    late.gpu.fail_after["cudaMalloc"] = after
+    try:
+        with VideoSession.open(folder) as session:
+            session.watch(sample_clip(), fps=2)
+            session.ask(QUESTION, max_new_tokens=3)
+    except DeviceError as error:
+        assert "MiB" in str(error)  # a number, and what it was for
+    assert late.leaks() == {}
+
+
+def test_too_little_memory_is_told_with_both_numbers(stamped: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = install(monkeypatch, Gpu(total_bytes=1 << 20))
+    with (
+        pytest.raises(DeviceError, match=r"a cache of .* needs .* MiB .* at most .* free"),
+        VideoSession.open(stamped(machine)) as session,
+    ):
+        session.watch(sample_clip(), fps=2)
+        session.ask(QUESTION, max_new_tokens=1000)
+    assert machine.leaks() == {}
+
+
+def test_a_shape_outside_the_profile_is_told_with_its_bounds(late: Machine, stamped: Make) -> None:
+    with VideoSession.open(stamped(late)) as session:
+        session.watch(sample_clip(), fps=2)
+        context = session._encoder._context("vision")  # type: ignore[attr-defined]
+        with pytest.raises(
+            DeviceError, match=r"pixels of engine vision is \[9, .*expected \[1, .* to \[4, .*frames"
+        ):
+            context.set_shapes({"pixels": (9, 3, 112, 112)})
+
+
+def test_logits_that_are_no_number_are_no_answer(
+    late: Machine, stamped: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with VideoSession.open(stamped(late)) as session:
+        decoder = session._language.decoder()
+        cache = decoder.new_cache(20)
+        with pytest.raises(DeviceError, match="no number"):
+            decoder.prefill(cache, np.full((1, 5, session.config.language.hidden), np.nan, np.float16))

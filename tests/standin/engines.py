@@ -1,0 +1,142 @@
+"""An engine set of a bundle for the software GPU, by the words of `llamavid.engines`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from llamavid.bundle import Bundle, FileEntry, ParityRow, open_bundle
+from llamavid.contract import GraphContract, Lowering, TensorSpec
+from llamavid.engines import (
+    ENGINES,
+    FOLDER,
+    FORMAT_VERSION,
+    Device,
+    EngineEntry,
+    EngineManifest,
+    EngineSet,
+    Profile,
+    open_engines,
+    write_stamp,
+)
+from llamavid.targets import Library
+
+PASSED = ParityRow("vision", "fp16", "golden inputs", 0.0, 0.0, 1e-2, "float16")
+
+
+def write_engines(
+    folder: Path,
+    *,
+    target: str = "a100",
+    lowering: Lowering = Lowering.STATIC,
+    version: str = "11.4.0.12",
+    capability: tuple[int, int] = (8, 0),
+    frames: int = 4,
+    prefill: int = 64,
+    cache: tuple[int, int] | None = None,
+) -> Path:
+    """Engines of every graph for one target; not stamped. Gives their folder.
+
+    Args:
+        frames, prefill: the largest runs.
+        cache: the shortest and the longest; equal where the engine has but one.
+    """
+    bundle = open_bundle(folder)
+    place = folder / FOLDER / target
+    place.mkdir(parents=True)
+    context = bundle.manifest.model.language.context_length
+    sizes = {"cache": cache or (min(256, context), context), "frames": (1, frames), "prefill": (1, prefill)}
+    entries = {}
+    for stage in ("vision", "content", "context", "llm"):
+        entries[stage] = _engine(bundle, place, stage, lowering, sizes)
+    manifest = EngineManifest(
+        FORMAT_VERSION,
+        bundle.digest,
+        target,
+        Library.TENSORRT,
+        version,
+        capability,
+        lowering,
+        False,
+        False,
+        {},
+        {},
+        entries,
+    )
+    (place / ENGINES).write_text(manifest.to_json())
+    return place
+
+
+def stamp(folder: Path, device: Device, *, target: str = "a100") -> EngineSet:
+    """As `llamavid verify` does when all agrees."""
+    engines = open_engines(open_bundle(folder), target)
+    write_stamp(engines, device, [PASSED])
+    return engines
+
+
+def _engine(
+    bundle: Bundle, place: Path, stage: str, lowering: Lowering, sizes: dict[str, tuple[int, int]]
+) -> EngineEntry:
+    graph = f"llm.{lowering.value}" if stage == "llm" else stage
+    named = graph if graph in bundle.manifest.graphs else stage  # an old bundle has one language graph
+    entry = bundle.manifest.graphs[named]
+    contract = entry.contract
+    if stage == "llm" and lowering is Lowering.PRIMITIVE and named == "llm":
+        contract = replace(contract, outputs=tuple(map(_new_rows, contract.outputs)))
+    profiles = _profiles(bundle, contract, sizes)
+    plan = {
+        "onnx": str(bundle.path(entry.file).resolve()),
+        "shares_cache": named == "llm",
+        "gives_new_rows": stage == "llm" and lowering is Lowering.PRIMITIVE,
+        "tensors": [
+            {"name": spec.name, "dtype": spec.dtype.value, "shape": spec.shape, "mode": mode}
+            for mode, specs in (("INPUT", contract.inputs), ("OUTPUT", contract.outputs))
+            for spec in specs
+        ],
+        "profiles": [
+            {
+                name: (profile.smallest[name], profile.tuned[name], profile.largest[name])
+                for name in profile.smallest
+            }
+            for profile in profiles
+        ],
+    }
+    data = json.dumps(plan).encode()
+    file = f"{stage}.engine"
+    (place / file).write_bytes(data)
+    content = FileEntry(len(data), hashlib.sha256(data).hexdigest())
+    return EngineEntry(file, graph, entry.precision, contract, profiles, content)
+
+
+def _profiles(
+    bundle: Bundle, contract: GraphContract, sizes: dict[str, tuple[int, int]]
+) -> tuple[Profile, ...]:
+    model = bundle.manifest.model
+    patches, words = model.vision.patches, model.text_decoder.max_tokens
+    if not any(spec.name == "inputs_embeds" for spec in contract.inputs):
+        ranges = {"n": sizes["frames"], "R": (patches, patches + 1), "L": (1, words)}
+        return (_profile("frames", contract, ranges),)
+    return (
+        _profile("prefill", contract, {"T": sizes["prefill"], "cache": sizes["cache"]}),
+        _profile("decode", contract, {"T": (1, 1), "cache": sizes["cache"]}),
+    )
+
+
+def _profile(name: str, contract: GraphContract, ranges: dict[str, tuple[int, int]]) -> Profile:
+    smallest, largest = (
+        {
+            spec.name: tuple(dim if isinstance(dim, int) else ranges[dim][end] for dim in spec.shape)
+            for spec in contract.inputs
+        }
+        for end in (0, 1)
+    )
+    return Profile(name, smallest, largest, largest)
+
+
+def _new_rows(spec: TensorSpec) -> TensorSpec:
+    if not spec.name.startswith("present."):
+        return spec
+    dims = tuple("T" if dim == "cache" else dim for dim in spec.dims)
+    return TensorSpec(spec.name.replace("present.", "new."), spec.dtype, dims)

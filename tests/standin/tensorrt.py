@@ -1,0 +1,245 @@
+"""`tensorrt` of a software GPU: an engine is JSON that names an ONNX file, which ONNX Runtime runs.
+
+Strict where the manuals are: addresses are aligned, shapes are inside the profile, the first run after a new
+shape is not captured, and a graph is launched only while its context is as it was captured.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import types
+import weakref
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from tests.standin.cuda import Gpu, Stream
+from tests.standin.memory import ALIGNMENT, IllegalAccessError
+
+
+class Severity(enum.IntEnum):
+    INTERNAL_ERROR = 0
+    ERROR = 1
+    WARNING = 2
+
+
+class ILogger:
+    Severity = Severity
+    INTERNAL_ERROR, ERROR, WARNING = Severity.INTERNAL_ERROR, Severity.ERROR, Severity.WARNING
+
+
+class DataType(enum.Enum):
+    FLOAT = "float32"
+    HALF = "float16"
+    BF16 = "bfloat16"
+    INT32 = "int32"
+    INT64 = "int64"
+
+
+class TensorIOMode(enum.Enum):
+    NONE = 0
+    INPUT = 1
+    OUTPUT = 2
+
+
+class TensorLocation(enum.Enum):
+    DEVICE = 0
+    HOST = 1
+
+
+class Counts:
+    """What was made of engines, for tests to ask."""
+
+    def __init__(self) -> None:
+        self.deserialized = 0
+        self.runs: dict[str, int] = {}  # by ONNX file's name
+        self.largest: dict[str, dict[str, tuple[int, ...]]] = {}
+        self.alive: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def module(gpu: Gpu, counts: Counts, *, version: str = "11.4.0.12") -> types.ModuleType:
+    """What takes the place of `tensorrt`."""
+    made: Any = types.ModuleType("tensorrt")
+    made.__version__ = version
+    for kind in (ILogger, DataType, TensorIOMode, TensorLocation):
+        setattr(made, kind.__name__, kind)
+    made.Runtime = lambda logger: Runtime(gpu, counts, logger)
+    return made
+
+
+class Runtime:
+    def __init__(self, gpu: Gpu, counts: Counts, logger: Any) -> None:
+        self._gpu, self._counts, self._logger = gpu, counts, logger
+        self.engine_host_code_allowed = False
+
+    def deserialize_cuda_engine(self, plan: bytes) -> Engine | None:
+        self._counts.deserialized += 1
+        try:
+            data = json.loads(plan)
+        except ValueError:
+            self._logger.log(ILogger.ERROR, "Error Code 1: Serialization (magic tag does not match)")
+            return None
+        return Engine(self._gpu, self._counts, self._logger, data)
+
+
+class Engine:
+    """ICudaEngine."""
+
+    def __init__(self, gpu: Gpu, counts: Counts, logger: Any, data: dict[str, Any]) -> None:
+        self.gpu, self.counts, self.logger, self.data = gpu, counts, logger, data
+        self.tensors = {tensor["name"]: tensor for tensor in data["tensors"]}
+        self.names = list(self.tensors)
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = 1
+        self.session = ort.InferenceSession(data["onnx"], options, providers=["CPUExecutionProvider"])
+        counts.alive.add(self)
+
+    @property
+    def num_io_tensors(self) -> int:
+        return len(self.names)
+
+    @property
+    def num_optimization_profiles(self) -> int:
+        return len(self.data["profiles"])
+
+    def get_tensor_name(self, at: int) -> str:
+        return self.names[at]
+
+    def get_tensor_mode(self, name: str) -> TensorIOMode:
+        return TensorIOMode[self.tensors[name]["mode"]]
+
+    def get_tensor_dtype(self, name: str) -> DataType:
+        return DataType(self.tensors[name]["dtype"])
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return tuple(dim if isinstance(dim, int) else -1 for dim in self.tensors[name]["shape"])
+
+    def get_tensor_location(self, name: str) -> TensorLocation:
+        return TensorLocation.DEVICE
+
+    def create_execution_context(self) -> Context:
+        return Context(self)
+
+
+class Context:
+    """IExecutionContext."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self._gpu = engine, engine.gpu
+        self._profile = 0
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._addresses: dict[str, int] = {}
+        self._state = 0  # changes with every setting
+        self._prepared: dict[str, tuple[int, ...]] = {}  # shapes of the last run
+        engine.counts.alive.add(self)
+
+    def set_optimization_profile_async(self, index: int, stream: int) -> bool:
+        self._profile, self._state = index, self._state + 1
+        return index < self._engine.num_optimization_profiles
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        low, _, high = self._engine.data["profiles"][self._profile][name]
+        if not all(a <= dim <= b for a, dim, b in zip(low, shape, high, strict=True)):
+            return self._refused(f"{name} {shape} is not in [{low}, {high}]")
+        self._shapes[name], self._state = tuple(shape), self._state + 1
+        return True
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        if name in self._shapes:
+            return self._shapes[name]
+        named = {
+            dim: size
+            for given, shape in self._shapes.items()
+            for dim, size in zip(self._engine.tensors[given]["shape"], shape, strict=True)
+            if isinstance(dim, str)
+        }
+        shape = self._engine.tensors[name]["shape"]
+        return tuple(dim if isinstance(dim, int) else named.get(dim, -1) for dim in shape)
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self._addresses[name], self._state = address, self._state + 1
+        return address % ALIGNMENT == 0
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        stream: Stream = self._gpu.streams[stream_handle]
+        shapes = {name: self.get_tensor_shape(name) for name in self._engine.names}
+        for name, shape in shapes.items():
+            if -1 in shape:
+                return self._refused(f"{name} has no shape")
+            if self._addresses.get(name, 1) % ALIGNMENT:
+                return self._refused(f"{name} has no address, or one that is not aligned")
+        if stream.captured is not None and self._prepared != shapes:
+            stream.capture_is_broken = True
+            return self._refused("the first run with a shape cannot be captured")
+        self._prepared = shapes
+        run = _Run(self, shapes, dict(self._addresses), None if stream.captured is None else self._state)
+        self._gpu.put(stream, run)
+        return True
+
+    def _refused(self, why: str) -> bool:
+        self._engine.logger.log(ILogger.ERROR, f"Error Code 3: API Usage Error ({why})")
+        return False
+
+
+class _Run:
+    """One execution: shapes and addresses as they were when it was put in."""
+
+    def __init__(
+        self,
+        context: Context,
+        shapes: dict[str, tuple[int, ...]],
+        addresses: dict[str, int],
+        state: int | None,
+    ) -> None:
+        self._context, self._engine = weakref.ref(context), weakref.ref(context._engine)
+        self._shapes, self._addresses, self._state = shapes, addresses, state
+
+    def __call__(self) -> None:
+        context, engine = self._context(), self._engine()
+        if context is None or engine is None:
+            raise IllegalAccessError("an engine or its context was freed before its work was done")
+        if self._state not in (None, context._state):
+            raise IllegalAccessError("a graph was launched whose context has changed since")
+        arrays = {name: self._view(engine, name) for name in engine.names}
+        _compute(engine, arrays)
+        name = engine.data["onnx"].rsplit("/", 1)[-1]
+        engine.counts.runs[name] = engine.counts.runs.get(name, 0) + 1
+
+    def _view(self, engine: Engine, name: str) -> np.ndarray:
+        dtype, shape = np.dtype(engine.tensors[name]["dtype"]), self._shapes[name]
+        size = int(np.prod(shape)) * dtype.itemsize
+        return engine.gpu.memory.bytes(self._addresses[name], size).view(dtype).reshape(shape)
+
+
+def _compute(engine: Engine, arrays: dict[str, np.ndarray]) -> None:
+    """Outputs are written where they lie. A cache is multiplied whole, weights of zero included."""
+    inputs = [node.name for node in engine.session.get_inputs()]
+    past = {name: arrays[name] for name in inputs if name.startswith("past.")}
+    kept = {name: array.copy() for name, array in past.items()} if engine.data["gives_new_rows"] else past
+    binding = engine.session.io_binding()
+    for name in inputs:
+        value = ort.OrtValue.ortvalue_from_numpy(kept.get(name, np.ascontiguousarray(arrays[name])))
+        binding.bind_ortvalue_input(name, value)
+        if name in past and engine.data["shares_cache"]:
+            binding.bind_ortvalue_output(name.replace("past.", "present."), value)
+    fresh = [
+        node.name
+        for node in engine.session.get_outputs()
+        if not (node.name.startswith("present.") and engine.data["shares_cache"])
+    ]
+    for name in fresh:
+        binding.bind_output(name)
+    finite = all(np.isfinite(array).all() for array in past.values())
+    engine.session.run_with_iobinding(binding)
+    names = [*(n.replace("past.", "present.") for n in past if engine.data["shares_cache"]), *fresh]
+    results = dict(zip(names, binding.get_outputs(), strict=True))
+    for name in fresh:
+        if name in arrays:
+            arrays[name][...] = results[name].numpy() if finite else np.nan
+    if engine.data["gives_new_rows"] and engine.data["shares_cache"]:
+        total, tokens = int(arrays["total_length"][0]), arrays["inputs_embeds"].shape[1]
+        for name, array in kept.items():
+            arrays[name.replace("past.", "new.")][...] = array[:, :, total - tokens : total]
