@@ -9,7 +9,7 @@ RANDOM_7B   ?= build/random-7b
 BUNDLE_7B   ?= build/bundle-7b
 FUZZ_SECONDS ?= 600
 
-.PHONY: setup demo tiny tables test check bench soak bench-7b native sanitize sanitize-address sanitize-thread fuzz fuzz-videos fuzz-readers neon clean
+.PHONY: setup demo tiny tables test test-gpu check bench soak bench-7b native sanitize sanitize-address sanitize-thread fuzz fuzz-videos fuzz-readers neon clean
 
 setup: $(INSTALLED)
 
@@ -35,6 +35,11 @@ tables: setup
 
 test: setup
 	LLAMAVID_PIXELS=native $(BIN)/python -m pytest
+
+# On any machine with CUDA: PYTHON needs pytest and numpy; what else is missing is skipped by its name.
+# LLAMAVID_REQUIRE_GPU=1 makes a missing GPU a failure.
+test-gpu:
+	$(PYTHON) -m pytest tests/gpu -m gpu -rs --confcutdir=tests/gpu
 
 check: setup
 	$(BIN)/ruff check .

@@ -1,14 +1,12 @@
 """Memory on the GPU and, pinned, on the host: owned, and freed once.
 
-A buffer is freed by `close`, or when nothing refers to it any more. Either way the GPU finishes first, since
-work on a stream may still use it; Note [Late work] in `llamavid.runtime.tensorrt.cuda`.
+By Note [Given back] in `llamavid.runtime.tensorrt.cuda`.
 """
 
 from __future__ import annotations
 
 import ctypes
 import math
-import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llamavid.errors import DeviceError
-from llamavid.runtime.tensorrt.cuda import Cuda
+from llamavid.runtime.tensorrt.cuda import Cuda, owned
 
 ALIGNMENT = 256  # bytes, of what TensorRT takes as a tensor's address
 
@@ -28,11 +26,7 @@ class DeviceBuffer:
         """Raises `DeviceError` with both numbers where there is not so much; `what` needs it."""
         self.size = max(size, 1)
         self.address: int = _allocated(cuda, self.size, what)
-        self._free = weakref.finalize(self, _free, cuda, "cudaFree", self.address)
-        self._free.atexit = False  # the process gives it back, and CUDA may be gone by then
-
-    def close(self) -> None:
-        self._free()
+        self.close = owned(self, cuda, "cudaFree", self.address)
 
 
 class PinnedBuffer:
@@ -41,8 +35,7 @@ class PinnedBuffer:
     def __init__(self, cuda: Cuda, size: int) -> None:
         self.size = max(size, 1)
         self.address: int = cuda("cudaMallocHost", self.size)
-        self._free = weakref.finalize(self, _free, cuda, "cudaFreeHost", self.address)
-        self._free.atexit = False
+        self.close = owned(self, cuda, "cudaFreeHost", self.address)
         memory = (ctypes.c_uint8 * self.size).from_address(self.address)
         self.bytes: npt.NDArray[np.uint8] = np.ctypeslib.as_array(memory)
 
@@ -50,9 +43,6 @@ class PinnedBuffer:
         """The first bytes as an array. Not to be used after `close`."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
         return self.bytes[:size].view(dtype).reshape(shape)
-
-    def close(self) -> None:
-        self._free()
 
 
 Buffer = DeviceBuffer | PinnedBuffer
@@ -75,9 +65,3 @@ def _allocated(cuda: Cuda, size: int, what: str) -> int:
     if code != cuda.api.cudaError_t.cudaSuccess:
         raise DeviceError(f"cudaMalloc failed: {cuda.words(code)}")
     return int(address)
-
-
-def _free(cuda: Cuda, name: str, address: int) -> None:
-    # What failed before is told by the call that made it; here all that can be done is to give back.
-    cuda.api.cudaDeviceSynchronize()
-    getattr(cuda.api, name)(address)

@@ -7,11 +7,16 @@ Note [Late work]
     What is put on a stream runs later, in that stream's order and in no order with other streams. So whoever
     reads what another stream writes, or writes what another stream reads, has its stream wait for that one;
     and the host touches memory that a stream uses only after `synchronize`.
+
+Note [Given back]
+    What is made here and in `buffers` is freed by `close`, or when nothing refers to it any more: an error in
+    the middle of opening something leaves nothing. The GPU finishes first, since its work may still use it.
 """
 
 from __future__ import annotations
 
 import importlib
+import weakref
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -54,6 +59,7 @@ class Event:
     def __init__(self, cuda: Cuda) -> None:
         self._cuda = cuda
         self.handle = cuda("cudaEventCreateWithFlags", cuda.api.cudaEventDisableTiming)
+        self.close = owned(self, cuda, "cudaEventDestroy", self.handle)
 
     def record(self, stream: Stream) -> None:
         self._cuda("cudaEventRecord", self.handle, stream.handle)
@@ -62,19 +68,15 @@ class Event:
         """Returns when the stream has come here."""
         self._cuda("cudaEventSynchronize", self.handle)
 
-    def close(self) -> None:
-        if self.handle is not None:
-            self._cuda.api.cudaEventDestroy(self.handle)
-        self.handle = None
-
 
 class Stream:
     """Work that runs in the order it was put in; Note [Late work]."""
 
     def __init__(self, cuda: Cuda) -> None:
         self._cuda = cuda
-        self.handle = cuda("cudaStreamCreateWithFlags", cuda.api.cudaStreamNonBlocking)
         self._reached = Event(cuda)
+        self.handle = cuda("cudaStreamCreateWithFlags", cuda.api.cudaStreamNonBlocking)
+        self._destroy = owned(self, cuda, "cudaStreamDestroy", self.handle)
 
     def copy(self, target: int, source: int, size: int) -> None:
         """`size` bytes, between any two memories. The host's must be pinned, and stay as it is until then."""
@@ -124,12 +126,9 @@ class Stream:
         self._cuda("cudaGraphLaunch", graph.handle, self.handle)
 
     def close(self) -> None:
-        """Waits for what is left, whatever became of it."""
-        if self.handle is not None:
-            self._cuda.api.cudaStreamSynchronize(self.handle)
-            self._reached.close()
-            self._cuda.api.cudaStreamDestroy(self.handle)
-        self.handle = None
+        """Waits for what is left, whatever becomes of it."""
+        self._destroy()
+        self._reached.close()
 
     def __enter__(self) -> Stream:
         return self
@@ -142,12 +141,21 @@ class Graph:
     """Captured work, ready to launch any number of times."""
 
     def __init__(self, cuda: Cuda, handle: Any) -> None:
-        self._cuda, self.handle = cuda, handle
+        self.handle = handle
+        self.close = owned(self, cuda, "cudaGraphExecDestroy", handle)
 
-    def close(self) -> None:
-        if self.handle is not None:
-            self._cuda.api.cudaGraphExecDestroy(self.handle)
-        self.handle = None
+
+def owned(owner: object, cuda: Cuda, destroy: str, handle: Any) -> Callable[[], object]:
+    """What gives `handle` back, once, by Note [Given back]; called too when `owner` is forgotten."""
+    give_back = weakref.finalize(owner, _given_back, cuda.api, destroy, handle)
+    give_back.atexit = False  # the process gives it back, and CUDA may be gone by then
+    return give_back
+
+
+def _given_back(api: Any, destroy: str, handle: Any) -> None:
+    # What failed before is told by the call that made it; here all that can be done is to give back.
+    api.cudaDeviceSynchronize()
+    getattr(api, destroy)(handle)
 
 
 def _cuda_python() -> Any:

@@ -1,0 +1,79 @@
+"""`--on` and `--allow-cpu`, as they are typed. The GPU is `tests.standin`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from llamavid.cli import main
+from llamavid.embedded import sample_clip
+from llamavid.engines import STAMP
+from llamavid.runtime.session import Answer
+from tests.runtime.tensorrt.conftest import QUESTION
+from tests.standin.engines import write_engines
+from tests.standin.install import Machine
+
+Make = Callable[..., Path]
+
+
+def typed(*words: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+def test_ask_on_a100_says_what_the_cpu_says(late: Machine, stamped: Make, on_cpu: Answer) -> None:
+    folder = stamped(late)
+    words = ("ask", folder, sample_clip(), QUESTION, "--fps", "2", "--max-new-tokens", "24", "--json")
+    done = typed(*words, "--on", "a100")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["token_ids"] == list(on_cpu.token_ids)
+    assert late.counts.runs["llm.onnx"] > 0
+    assert late.leaks() == {}
+
+
+@pytest.mark.parametrize("command", ["ask", "eval", "heatmap", "stream"])
+def test_every_command_that_answers_refuses_unstamped_engines_in_one_line(
+    late: Machine, bundle: Path, tmp_path: Path, command: str
+) -> None:
+    write_engines(bundle)
+    data = tmp_path / "data.json"
+    asked = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "That."}]
+    data.write_text(json.dumps([{"id": "1", "video": str(sample_clip()), "conversations": asked}]))
+    words: dict[str, tuple[str | Path, ...]] = {
+        "ask": (sample_clip(), "What?"),
+        "eval": (data,),
+        "heatmap": (sample_clip(), "What?", "-o", tmp_path / "heat.png"),
+        "stream": (sample_clip(), "--ask", "What?"),
+    }
+    done = typed(command, bundle, *words[command])
+    assert done.exit_code == 1
+    line = done.stderr.strip().splitlines()[-1]
+    assert "was never compared with the model here" in line
+    for way_out in ("llamavid verify", "--on cpu", "--allow-cpu"):
+        assert way_out in line
+    assert late.counts.deserialized == 0
+
+
+def test_the_allowed_cpu_is_told_of_once_on_stderr(late: Machine, stamped: Make) -> None:
+    folder = stamped(late)
+    (folder / "engines" / "a100" / STAMP).unlink()
+    done = typed("ask", folder, sample_clip(), "What?", "--max-new-tokens", "2", "--allow-cpu")
+    assert done.exit_code == 0
+    assert done.stderr.count("The CPU answers, not an engine") == 1
+    assert late.counts.deserialized == 0
+
+
+def test_doctor_tells_which_engines_would_answer(late: Machine, stamped: Make) -> None:
+    folder = stamped(late)
+    write_engines(folder, target="h200", capability=(9, 0))
+    found = {item["subject"]: item for item in json.loads(typed("doctor", folder, "--json").stdout)}
+    assert found["GPU"]["ok"]
+    assert "Software A100, compute capability 8.0" in found["GPU"]["text"]
+    assert found["TensorRT"]["ok"]
+    assert found["engines a100"]["ok"]
+    assert not found["engines h200"]["ok"]
+    assert "capability 9.0; expected 8.0" in found["engines h200"]["text"]
+    assert late.counts.deserialized == 0
