@@ -36,11 +36,14 @@ THIRD_PARTY = {
     "llamavid/console.py": {"click", "rich"},
     "words": {"numpy", "sentencepiece", "tokenizers"},
     "runtime": {"numpy", "onnxruntime", "av", "PIL", "decord", "cv2", "gi"},
+    "runtime/tensorrt": {"numpy", "cuda", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"},
     "cli": {"click"},
 }
 # One folder of the runtime runs in an environment of its own, TensorRT-LLM's, which is made of these; nothing
 # else imports it but a command that is asked for a TensorRT-LLM Vicuna.
 OWN_ENVIRONMENT = {"runtime/tensorrt_llm/": {"torch", "tensorrt_llm"}}
+# What an answer on the CPU does not load either.
+NEVER_ON_THE_CPU = ["cuda", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "llamavid.runtime.tensorrt"]
 NEVER_ON_A_DEVICE = ["torch", "transformers", "onnx", "safetensors"]
 LINKS = {
     "export": "../export",
@@ -79,8 +82,14 @@ def room_of_module(name: str) -> str:
 
 
 def imports(file: Path) -> Iterator[str]:
-    """Full names of what a module imports anywhere in it, in functions and under TYPE_CHECKING too."""
+    """Full names of what a module imports anywhere in it, in functions and under TYPE_CHECKING too.
+
+    A module that imports by a string holds a table of such names, in a constant whose own ends in MODULES.
+    """
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "").endswith("MODULES"):
+            found = [part.value for part in ast.walk(node.value) if isinstance(part, ast.Constant)]
+            yield from (name for name in found if isinstance(name, str))
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -111,7 +120,8 @@ def test_our_modules_are_imported_by_their_full_name() -> None:
 def test_words_runtime_and_command_line_import_only_what_a_device_has() -> None:
     offenders = []
     for name, file in MODULES.items():
-        allowed = THIRD_PARTY.get(name) or THIRD_PARTY.get(room_of_file(name))
+        folder = name.rpartition("/")[0]
+        allowed = THIRD_PARTY.get(name) or THIRD_PARTY.get(folder) or THIRD_PARTY.get(room_of_file(name))
         if allowed is not None:
             own = next((own for folder, own in OWN_ENVIRONMENT.items() if name.startswith(folder)), set())
             allowed = allowed | own
@@ -140,7 +150,8 @@ def test_the_rooms_at_the_top_are_linked_into_the_package(link: str, target: str
 
 # What runs: a fresh Python, as on a device.
 
-REPORT_LOADED = f"import sys, json; print(json.dumps([n for n in {NEVER_ON_A_DEVICE} if n in sys.modules]))"
+NEVER = [*NEVER_ON_A_DEVICE, *NEVER_ON_THE_CPU]
+REPORT_LOADED = f"import sys, json; print(json.dumps([n for n in {NEVER} if n in sys.modules]))"
 # None in `sys.modules` is what makes Python itself say that a package is not installed.
 UNINSTALL = f"import sys; sys.modules.update(dict.fromkeys({NEVER_ON_A_DEVICE}))"
 

@@ -22,7 +22,7 @@ class cudaError_t(enum.IntEnum):
     cudaErrorMemoryAllocation = 2
     cudaErrorInsufficientDriver = 35
     cudaErrorNoDevice = 100
-    cudaErrorIllegalAccessError = 700
+    cudaErrorIllegalAddress = 700
     cudaErrorStreamCaptureUnsupported = 900
     cudaErrorStreamCaptureInvalidated = 901
 
@@ -41,7 +41,7 @@ class cudaDeviceAttr(enum.IntEnum):
 
 
 OK = cudaError_t.cudaSuccess
-ILLEGAL, INVALID = cudaError_t.cudaErrorIllegalAccessError, cudaError_t.cudaErrorInvalidValue
+ILLEGAL, INVALID = cudaError_t.cudaErrorIllegalAddress, cudaError_t.cudaErrorInvalidValue
 
 
 class Order(enum.Enum):
