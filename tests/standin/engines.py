@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
 from pathlib import Path
 
 from llamavid.bundle import Bundle, FileEntry, ParityRow, open_bundle
-from llamavid.contract import GraphContract, Lowering, TensorSpec
+from llamavid.contract import GraphContract, Lowering
 from llamavid.engines import (
     ENGINES,
     FOLDER,
@@ -80,16 +79,11 @@ def _engine(
     bundle: Bundle, place: Path, stage: str, lowering: Lowering, sizes: dict[str, tuple[int, int]]
 ) -> EngineEntry:
     graph = f"llm.{lowering.value}" if stage == "llm" else stage
-    named = graph if graph in bundle.manifest.graphs else stage  # an old bundle has one language graph
-    entry = bundle.manifest.graphs[named]
+    entry = bundle.manifest.graphs[graph]
     contract = entry.contract
-    if stage == "llm" and lowering is Lowering.PRIMITIVE and named == "llm":
-        contract = replace(contract, outputs=tuple(map(_new_rows, contract.outputs)))
     profiles = _profiles(bundle, contract, sizes)
     plan = {
         "onnx": str(bundle.path(entry.file).resolve()),
-        "shares_cache": named == "llm",
-        "gives_new_rows": stage == "llm" and lowering is Lowering.PRIMITIVE,
         "tensors": [
             {"name": spec.name, "dtype": spec.dtype.value, "shape": spec.shape, "mode": mode}
             for mode, specs in (("INPUT", contract.inputs), ("OUTPUT", contract.outputs))
@@ -133,10 +127,3 @@ def _profile(name: str, contract: GraphContract, ranges: dict[str, tuple[int, in
         for end in (0, 1)
     )
     return Profile(name, smallest, largest, largest)
-
-
-def _new_rows(spec: TensorSpec) -> TensorSpec:
-    if not spec.name.startswith("present."):
-        return spec
-    dims = tuple("T" if dim == "cache" else dim for dim in spec.dims)
-    return TensorSpec(spec.name.replace("present.", "new."), spec.dtype, dims)

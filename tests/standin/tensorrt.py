@@ -171,6 +171,9 @@ class Context:
                 return self._refused(f"{name} has no shape")
             if self._addresses.get(name, 1) % ALIGNMENT:
                 return self._refused(f"{name} has no address, or one that is not aligned")
+            updated = name.replace("present.", "past.")
+            if self._addresses.get(name) != self._addresses.get(updated):
+                return self._refused(f"{name} is {updated}, updated in place, and has another address")
         if stream.captured is not None and self._prepared != shapes:
             stream.capture_is_broken = True
             return self._refused("the first run with a shape cannot be captured")
@@ -215,31 +218,9 @@ class _Run:
 
 
 def _compute(engine: Engine, arrays: dict[str, np.ndarray]) -> None:
-    """Outputs are written where they lie. A cache is multiplied whole, weights of zero included."""
-    inputs = [node.name for node in engine.session.get_inputs()]
-    past = {name: arrays[name] for name in inputs if name.startswith("past.")}
-    kept = {name: array.copy() for name, array in past.items()} if engine.data["gives_new_rows"] else past
-    binding = engine.session.io_binding()
-    for name in inputs:
-        value = ort.OrtValue.ortvalue_from_numpy(kept.get(name, np.ascontiguousarray(arrays[name])))
-        binding.bind_ortvalue_input(name, value)
-        if name in past and engine.data["shares_cache"]:
-            binding.bind_ortvalue_output(name.replace("past.", "present."), value)
-    fresh = [
-        node.name
-        for node in engine.session.get_outputs()
-        if not (node.name.startswith("present.") and engine.data["shares_cache"])
-    ]
-    for name in fresh:
-        binding.bind_output(name)
-    finite = all(np.isfinite(array).all() for array in past.values())
-    engine.session.run_with_iobinding(binding)
-    names = [*(n.replace("past.", "present.") for n in past if engine.data["shares_cache"]), *fresh]
-    results = dict(zip(names, binding.get_outputs(), strict=True))
-    for name in fresh:
-        if name in arrays:
-            arrays[name][...] = results[name].numpy() if finite else np.nan
-    if engine.data["gives_new_rows"] and engine.data["shares_cache"]:
-        total, tokens = int(arrays["total_length"][0]), arrays["inputs_embeds"].shape[1]
-        for name, array in kept.items():
-            arrays[name.replace("past.", "new.")][...] = array[:, :, total - tokens : total]
+    """Outputs are written where they lie; what is updated in place is written over."""
+    session = engine.session
+    inputs = {node.name: np.ascontiguousarray(arrays[node.name]) for node in session.get_inputs()}
+    names = [node.name for node in session.get_outputs()]
+    for name, result in zip(names, session.run(names, inputs), strict=True):
+        arrays[name][...] = result

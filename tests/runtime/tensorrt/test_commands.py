@@ -30,7 +30,7 @@ def test_ask_on_a100_says_what_the_cpu_says(late: Machine, stamped: Make, on_cpu
     done = typed(*words, "--on", "a100")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["token_ids"] == list(on_cpu.token_ids)
-    assert late.counts.runs["llm.onnx"] > 0
+    assert late.counts.runs["llm.static.onnx"] > 0
     assert late.leaks() == {}
 
 
