@@ -59,6 +59,13 @@ class EmulatedBuilder(GraphBuilder):
             return super().weight(name, array)
         return Value(super().weight(name, array.astype(np.float32)).name, DType.BFLOAT16)
 
+    def stored(self, name: str, dtype: DType) -> Value | None:
+        """What the real graph stored, of which the file is shared: bfloat16 itself, widened here."""
+        found = super().stored(name, dtype)
+        if found is None or dtype is not DType.BFLOAT16:
+            return found
+        return super().ops("Cast", found, outputs=1, to=ONNX_TYPE[DType.FLOAT32])[0]
+
     def _rounded(self, value: Value) -> Value:
         """To bfloat16 and back, if it is labelled so."""
         if value.dtype is not DType.BFLOAT16:

@@ -9,6 +9,7 @@ from pathlib import Path
 from llamavid.bundle import GraphEntry
 from llamavid.contract import DType, Lowering, language_contract
 from llamavid.export.builder import GraphBuilder
+from llamavid.export.emulation import EmulatedBuilder
 from llamavid.export.frame_types import reader
 from llamavid.export.language import GRAPH, OPSET_OF, write_language
 from llamavid.export.layers import Layers
@@ -17,6 +18,10 @@ from llamavid.export.weights import WeightFile
 from llamavid.model.checkpoint import Checkpoint
 
 LANGUAGE_WEIGHTS = "llm.onnx.data"
+TENSORRT = (Lowering.STATIC, Lowering.PRIMITIVE)
+EMULATED = ".emulated"  # behind a graph's name
+
+OnLayer = Callable[[str, int, int], None]  # what, layers done, of how many
 
 
 def write_language_graphs(
@@ -24,24 +29,35 @@ def write_language_graphs(
     folder: Path,
     precision: Precision,
     *,
-    on_layer: Callable[[str, int, int], None] = lambda what, done, total: None,
+    on_layer: OnLayer = lambda what, done, total: None,
 ) -> dict[str, GraphEntry]:
     """Writes every lowering into `folder`; their entries by name.
 
-    `precision` is that of ONNX Runtime's. What one lowering stored, the next neither reads nor writes.
+    `precision` is the bundle's. What one lowering stored, the next neither reads nor writes. In bfloat16
+    there are beside them, to be compared and then removed, NAME.emulated: ONNX Runtime's CPU has no kernels.
     """
     graphs = {}
     with WeightFile(folder / LANGUAGE_WEIGHTS) as weights:
         for lowering in Lowering:
             typed = precision_for(lowering, precision)
             graphs[GRAPH[lowering]] = _write(checkpoint, weights, lowering, typed, on_layer)
+        for lowering in TENSORRT if precision.compute is DType.BFLOAT16 else ():
+            graphs[f"{GRAPH[lowering]}{EMULATED}"] = _write(
+                checkpoint, weights, lowering, precision, on_layer, emulated=True
+            )
     return graphs
 
 
 def precision_for(lowering: Lowering, precision: Precision) -> Precision:
-    """int4 is float32 in between for ONNX Runtime's CPU kernels, and float16 for TensorRT's."""
-    if precision.int4_block and lowering is not Lowering.ONNX_RUNTIME:
+    """One bundle's precision by what runs the graph.
+
+    int4 is float32 in between for ONNX Runtime's CPU kernels, and float16 for TensorRT's. bfloat16 is that of
+    the weights alone for ONNX Runtime, whose CPU knows no more of it than to widen it.
+    """
+    if precision.int4_block and lowering in TENSORRT:
         return replace(precision, compute=DType.FLOAT16)
+    if precision.compute is DType.BFLOAT16 and lowering not in TENSORRT:
+        return replace(precision, compute=DType.FLOAT32, stored=DType.BFLOAT16)
     return precision
 
 
@@ -50,15 +66,19 @@ def _write(
     weights: WeightFile,
     lowering: Lowering,
     precision: Precision,
-    on_layer: Callable[[str, int, int], None],
+    on_layer: OnLayer,
+    *,
+    emulated: bool = False,
 ) -> GraphEntry:
     name, language = GRAPH[lowering], checkpoint.config.language
-    contract = language_contract(language, precision.compute, lowering)
-    with GraphBuilder(name, contract, weights.file.parent, opset=OPSET_OF[lowering], weights=weights) as g:
+    contract = language_contract(language, DType.FLOAT32 if emulated else precision.compute, lowering)
+    builder = EmulatedBuilder if emulated else GraphBuilder
+    file = f"{name}{EMULATED}" if emulated else name
+    with builder(file, contract, weights.file.parent, opset=OPSET_OF[lowering], weights=weights) as g:
         write_language(
             Layers(g, reader(checkpoint, "language."), precision),
             language,
             lowering,
-            on_layer=lambda i: on_layer(f"write {name}", i + 1, language.layers),
+            on_layer=lambda i: on_layer(f"write {file}", i + 1, language.layers),
         )
         return GraphEntry(g.save().name, precision.name, contract, weights.file.name)

@@ -66,7 +66,8 @@ class Layers:
         if precision.eight_bits and not self._kept(module):
             x = self._rounded(x, module, precision.eight_bits)
             return self.g.op("MatMul", x, self._eight_bits(name, matrix, precision.eight_bits, dtype))
-        return self.g.op("MatMul", x, self.g.weight(name, stored_as(matrix, dtype)))
+        weight = self.g.weight(name, stored_as(matrix, precision.stored or dtype))
+        return self.g.op("MatMul", x, self.g.cast(weight, dtype))
 
     def product_type(self, module: str) -> DType:
         """In which a linear layer or an attention of that name multiplies."""

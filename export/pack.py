@@ -36,8 +36,9 @@ from llamavid.export import activations
 from llamavid.export.activations import Activations
 from llamavid.export.emulation import EmulatedBuilder
 from llamavid.export.frame_types import FrameTypes, frame_types, write_frame_graphs
-from llamavid.export.language_graphs import write_language_graphs
+from llamavid.export.language_graphs import EMULATED, write_language_graphs
 from llamavid.export.precision import (
+    BF16,
     BLOCK_SIZES,
     COMPUTE,
     FP16,
@@ -56,7 +57,7 @@ from llamavid.scales import save_scales
 
 OnProgress = Callable[[str, int, int | None], None]  # what, done, of how many if known
 
-_LANGUAGE_PRECISIONS = ("fp32", "fp16", "int4")
+_LANGUAGE_PRECISIONS = {"fp32": FP32, "fp16": FP16, "bf16": BF16}
 _BYTES_A_WEIGHT = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.1, "fp8": 1.1, "int4": 0.625}
 SCALES_FILE = "scales.json"
 
@@ -68,7 +69,7 @@ class ExportOptions:
     precision: str = "fp32"  # of the frame graphs: one of FRAME_PRECISIONS
     compute: str | None = None  # around int8, fp8 or int4: fp32 or fp16; None lets the format choose
     scales: Path | None = None  # of activations, for int8 and fp8
-    llm_precision: str = "fp32"  # fp32, fp16 or int4
+    llm_precision: str = "fp32"  # fp32, fp16, bf16 or int4
     int4_block: int = 32
     template: str = "vicuna_v1"
     replace: bool = False  # an existing bundle
@@ -77,7 +78,7 @@ class ExportOptions:
         find_template(self.template)
         for name, given, known in (
             ("precision", self.precision, FRAME_PRECISIONS),
-            ("llm-precision", self.llm_precision, _LANGUAGE_PRECISIONS),
+            ("llm-precision", self.llm_precision, (*_LANGUAGE_PRECISIONS, "int4")),
             ("compute", self.compute, (None, *COMPUTE)),
             ("int4-block", self.int4_block, BLOCK_SIZES),
         ):
@@ -103,9 +104,7 @@ class ExportOptions:
 
     @property
     def language(self) -> Precision:
-        if self.llm_precision == "int4":
-            return int4_precision(self.int4_block)
-        return {"fp32": FP32, "fp16": FP16}[self.llm_precision]
+        return _LANGUAGE_PRECISIONS.get(self.llm_precision) or int4_precision(self.int4_block)
 
 
 def export_bundle(
@@ -147,6 +146,7 @@ def export_bundle(
             rows.append(row)
             on_row(row)
         require(rows)
+        graphs = _without_emulated(stage, graphs)
         on_progress("hash", 0, None)
         return write_manifest(
             stage,
@@ -198,11 +198,11 @@ def _parity(
 ) -> Iterator[ParityRow]:
     """Rows of every graph. bfloat16 is compared by its emulation: ONNX Runtime's CPU has no kernel for it."""
     with tempfile.TemporaryDirectory(dir=stage) as folder:
-        compared = graphs
+        compared = {name: graphs.get(f"{name}{EMULATED}", entry) for name, entry in graphs.items()}
         if types.precision.compute is DType.BFLOAT16:
             beside = Path(folder)
             emulated = write_frame_graphs(checkpoint, beside, types, builder=EmulatedBuilder)
-            compared = graphs | {
+            compared |= {
                 name: replace(entry, file=f"{beside.name}/{entry.file}") for name, entry in emulated.items()
             }
         yield from parity(
@@ -215,6 +215,13 @@ def _parity(
             types=types,
             on_step=lambda what: on_progress(f"compare {what}", 0, None),
         )
+
+
+def _without_emulated(stage: Path, graphs: dict[str, GraphEntry]) -> dict[str, GraphEntry]:
+    """The graphs of the bundle, those that were there to be compared removed."""
+    for name in [name for name in graphs if name.endswith(EMULATED)]:
+        (stage / graphs[name].file).unlink()
+    return {name: entry for name, entry in graphs.items() if not name.endswith(EMULATED)}
 
 
 def _write_tables(checkpoint: Checkpoint, stage: Path, dtype: DType, on_progress: OnProgress) -> None:

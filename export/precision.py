@@ -58,6 +58,7 @@ class Precision:
     sensitive: DType = DType.FLOAT32
     int4_block: int | None = None
     eight_bits: EightBits | None = None
+    stored: DType | None = None  # of weights, where that is another than they multiply in
 
     @property
     def boundary(self) -> DType:

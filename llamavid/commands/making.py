@@ -49,7 +49,10 @@ _SHOWN_ACTIVATIONS = 3
     help="A clip to choose each layer's type by, and int8's ranges without --scales. May be repeated.",
 )
 @click.option(
-    "--llm-precision", default="fp32", show_default=True, help="Of the language model: fp32, fp16 or int4."
+    "--llm-precision",
+    default="fp32",
+    show_default=True,
+    help="Of the language model: fp32, fp16, bf16 or int4.",
 )
 @click.option(
     "--int4-block", default=32, show_default=True, help="Weights that share a scale: 32, 64 or 128."
