@@ -58,7 +58,7 @@ from llamavid.scales import save_scales
 OnProgress = Callable[[str, int, int | None], None]  # what, done, of how many if known
 
 _LANGUAGE_PRECISIONS = {"fp32": FP32, "fp16": FP16, "bf16": BF16}
-_BYTES_A_WEIGHT = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.1, "fp8": 1.1, "int4": 0.625}
+_BYTES_A_WEIGHT = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.1, "fp8": 1.1, "int4": 0.6875}
 SCALES_FILE = "scales.json"
 
 
