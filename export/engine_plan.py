@@ -89,7 +89,8 @@ def _plan(job: Job, stage: str, graph: str) -> EnginePlan:
     _require_graph(job.bundle, job.target, graph)
     entry = job.bundle.manifest.graphs[graph]
     static = graph == graph_of("llm", Lowering.STATIC)
-    profiles = profiles_of(entry.contract, job.bundle.manifest.model, job.options.sizes, static=static)
+    model, sizes = job.bundle.manifest.model, job.options.sizes
+    profiles = profiles_of(entry.contract, model, sizes, static=static, one=job.trt.is_rtx)
     depends_on = {
         "graph": graph_digest(job.bundle, graph),
         "profiles": [dataclasses.asdict(profile) for profile in profiles],
@@ -107,13 +108,6 @@ def _plan(job: Job, stage: str, graph: str) -> EnginePlan:
         profiles,
         {CACHE: profiles[0].largest["past.0.key"][2]} if static else {},
         job.bundle.path(entry.file),
-        weights_bytes(job.bundle, entry.file),
+        job.bundle.manifest.files[entry.weights_file].size,
         f"{stage}-{digest[:16]}.engine",
     )
-
-
-def weights_bytes(bundle: Bundle, graph_file: str) -> int:
-    """Of the weights beside a graph; the lowerings of the language model share one file of them."""
-    shared = f"{graph_file.split('.')[0]}.onnx.data"
-    own = f"{graph_file}.data"
-    return sum(bundle.manifest.files[name].size for name in {shared, own} & bundle.manifest.files.keys())
