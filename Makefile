@@ -9,7 +9,7 @@ RANDOM_7B   ?= build/random-7b
 BUNDLE_7B   ?= build/bundle-7b
 FUZZ_SECONDS ?= 600
 
-.PHONY: setup demo tiny tables test test-gpu check bench soak bench-7b native sanitize sanitize-address sanitize-thread fuzz fuzz-videos fuzz-readers neon clean
+.PHONY: setup demo tiny tables test test-gpu check bench soak bench-7b builds native sanitize sanitize-address sanitize-thread fuzz fuzz-videos fuzz-readers neon clean
 
 setup: $(INSTALLED)
 
@@ -91,6 +91,10 @@ soak: setup
 bench-7b: setup
 	test -e $(RANDOM_7B) || $(BIN)/python -m llamavid.model.random_checkpoint --size 7b --rope-factor 16 -o $(RANDOM_7B)
 	$(BIN)/python -m benchmarks.real_size $(RANDOM_7B)/checkpoint $(BUNDLE_7B)
+
+# What builds where with TensorRT-RTX, and the full-size EVA-g: docs/what-builds.md. No GPU; half an hour, 6 GB of disk.
+builds: setup
+	$(BIN)/python -m benchmarks.what_builds
 
 # A thousand damaged files through `ask`: a quarter of an hour on two cores.
 fuzz-videos: setup

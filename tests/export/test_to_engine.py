@@ -328,6 +328,25 @@ def test_a_language_model_has_profiles_to_read_and_to_write(bundle: Bundle) -> N
     assert cache_bytes(bundle.manifest.graphs["llm"].contract, decode.largest) == 4 * 2 * 6 * 4096 * 32 * 2
 
 
+def test_a_cache_of_one_length_is_the_longest_that_was_asked_for(bundle: Bundle) -> None:
+    contract, model = bundle.manifest.graphs["llm"].contract, bundle.manifest.model
+    for sizes, length in ((Sizes(), 4096), (Sizes(cache=(256, 512, 1024)), 1024)):
+        for profile in profiles_of(contract, model, sizes, static=True):
+            ends = (profile.smallest, profile.tuned, profile.largest)
+            assert {shapes["past.0.key"][2] for shapes in ends} == {length}
+
+
+def test_a_language_model_is_built_and_no_larger_than_its_weights(
+    short_bundle: Path, trt: TensorRt, tmp_path: Path
+) -> None:
+    """With a profile to read and one to write, TensorRT-RTX stored the weights twice."""
+    opened = open_bundle(shutil.copytree(short_bundle, tmp_path / "short"))
+    outcome = built(opened, trt, BuildOptions(stages=("llm",)))
+    weights = opened.manifest.files[opened.manifest.graphs["llm.static"].weights_file].size
+    assert outcome.manifest.engines["llm"].graph == "llm.static"
+    assert outcome.engines[0].size < 1.2 * weights + 4e6  # and kernels
+
+
 def test_too_little_memory_is_said_with_both_numbers() -> None:
     need = need_of({"llm": 13 * GIB}, {"llm"}, cache_bytes=0)
     with pytest.raises(DeviceError, match=r"needs about \d+\.\d GiB of memory; 8.0 GiB are available"):
