@@ -24,6 +24,7 @@ from llamavid.commands.heatmap import heatmap
 from llamavid.commands.long_video import features
 from llamavid.commands.making import export, train
 from llamavid.commands.streaming import stream
+from llamavid.commands.verifying import verify
 from llamavid.console import error_line, remark
 from llamavid.embedded import default_bundle
 from llamavid.errors import BundleError, LlamaVidError
@@ -84,5 +85,6 @@ def doctor(bundle: Path | None, as_json: bool) -> None:
         click.echo(f"{mark} {finding.subject:18} {finding.text}")
 
 
-for command in (ask, build, build_llm, chat, demo, evaluate, export, features, heatmap, stream, train):
+COMMANDS = (ask, build, build_llm, chat, demo, evaluate, export, features, heatmap, stream, train, verify)
+for command in COMMANDS:
     main.add_command(command)

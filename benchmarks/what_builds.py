@@ -108,10 +108,9 @@ def _table(rows: list[Build]) -> list[str]:
 
 def _row(build: Build) -> str:
     devices = " ".join("SM{}{}".format(*capability) for capability in build.capabilities)
-    return (
-        f"| {build.graph} | {build.precision} | {build.refused or devices} "
-        f"| {build.weights_bytes / 1e6:,.1f} | {build.engine_bytes / 1e6:,.1f} | {build.seconds:.1f} | {build.peak_bytes / 1e9:.2f} |"
-    )
+    sizes = f"{build.weights_bytes / 1e6:,.1f} | {build.engine_bytes / 1e6:,.1f}"
+    cost = f"{build.seconds:.1f} | {build.peak_bytes / 1e9:.2f}"
+    return f"| {build.graph} | {build.precision} | {build.refused or devices} | {sizes} | {cost} |"
 
 
 def _not_built() -> list[str]:

@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from llamavid import __version__
 from llamavid.bundle import (
@@ -49,7 +51,8 @@ from llamavid.export.precision import (
     int4_precision,
 )
 from llamavid.export.scan import Pixels, scan_activations
-from llamavid.export.verify import Runner, parity, require
+from llamavid.export.verify import Keep, Runner, parity, require
+from llamavid.golden import GOLDEN, write_golden
 from llamavid.model.checkpoint import Checkpoint
 from llamavid.model.streamed import embedding_chunks
 from llamavid.prompt import find_template
@@ -142,11 +145,14 @@ def export_bundle(
         graphs = _write_graphs(checkpoint, stage, options, types, on_progress)
         _write_tables(checkpoint, stage, options.embedding_dtype, on_progress)
         rows: list[ParityRow] = []
-        for row in _parity(checkpoint, stage, graphs, runner, options, types, frames, on_progress):
+        golden: dict[str, npt.NDArray[Any]] = {}
+        keep = golden.__setitem__
+        for row in _parity(checkpoint, stage, graphs, runner, options, types, frames, on_progress, keep):
             rows.append(row)
             on_row(row)
         require(rows)
         graphs = _without_emulated(stage, graphs)
+        write_golden(stage / GOLDEN, golden)
         on_progress("hash", 0, None)
         return write_manifest(
             stage,
@@ -195,6 +201,7 @@ def _parity(
     types: FrameTypes,
     frames: Pixels | None,
     on_progress: OnProgress,
+    keep: Keep,
 ) -> Iterator[ParityRow]:
     """Rows of every graph. bfloat16 is compared by its emulation: ONNX Runtime's CPU has no kernel for it."""
     with tempfile.TemporaryDirectory(dir=stage) as folder:
@@ -214,6 +221,7 @@ def _parity(
             frames=frames,
             types=types,
             on_step=lambda what: on_progress(f"compare {what}", 0, None),
+            keep=keep,
         )
 
 

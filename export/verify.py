@@ -29,27 +29,15 @@ from llamavid.model.checkpoint import Checkpoint
 from llamavid.model.compressor import Compressor
 from llamavid.model.parts import text_decoder
 from llamavid.model.streamed import Change, streamed_features, streamed_logits
+from llamavid.parity import TOLERANCES, at_boundary, relative_errors
 from llamavid.tokenizer import QuestionTokenizer
 
 Array = npt.NDArray[Any]
+Keep = Callable[[str, Array], None]
 
 QUESTION = "What happens in the video, and what color is it?"
-_CHUNKS = (16, 7, 1)  # prefill, a second chunk on a filled cache, one decode step
-
-# Relative norm of the difference. Each carries its reason into the table.
-_TOLERANCES: dict[str, tuple[float | None, str]] = {
-    "fp32": (2e-5, "float32, another order of summation"),
-    "fp16": (2e-2, "float16 weights and edges; a CPU may multiply in float32"),
-    "bf16": (1e-1, "bfloat16 keeps 8 bits; a CPU computes by its emulation, or in float32"),
-    "int8 frames": (2e-1, "the same int8 weights, activations rounded to int8"),
-    "fp8 frames": (2e-1, "the same e4m3 weights, activations rounded to e4m3"),
-    "int4 frames": (1e-1, "the same int4 weights, activations rounded to int8 by the kernel"),
-    "not judged": (None, "what the format itself costs"),
-    "int4 weights": (1e-4, "the same int4 weights, float32 otherwise"),
-    "int4 in float16": (2e-2, "the same int4 weights, float16 otherwise; a CPU may multiply in float32"),
-    "int4 run": (1e-1, "the same int4 weights, activations rounded to int8 by the kernel"),
-}
-
+_CHUNKS = (16, 7, 1, 1, 1, 1)  # prefill, a second chunk on a filled cache, decode steps
+_FRAMES = 3  # all different, so that mixed rows show
 
 _SAME_INT4 = "PyTorch with the same int4 weights"
 
@@ -88,15 +76,17 @@ def parity(
     types: FrameTypes = CAREFUL_FP32,
     frames: npt.NDArray[np.float32] | None = None,
     on_step: Callable[[str], None] = lambda what: None,
+    keep: Keep = lambda name, array: None,
 ) -> Iterator[ParityRow]:
     """Compares graph after graph; yields every row, passed or not.
 
     Args:
         int4_block: of the language model.
         types: of the frame graphs.
-        frames: pixels [n, 3, S, S] to compare with, the first two of them; None: drawn ones.
+        frames: pixels [n, 3, S, S] to compare with, the first three of them; None: drawn ones.
+        keep: called with every input and every output of PyTorch, by the names of `llamavid.golden.Golden`.
     """
-    pixels = sample_pixels(checkpoint.config) if frames is None else frames[:2]
+    pixels = sample_pixels(checkpoint.config) if frames is None else frames[:_FRAMES]
     on_step("vision: PyTorch")
     features = streamed_features(checkpoint, torch.from_numpy(pixels)).numpy()
     on_step("vision: exported graph")
@@ -108,12 +98,16 @@ def parity(
     exact = {"features": features} | _reference_tokens(checkpoint, features, ids)
     change = rounding(types)
     yield from _frame_rows(graphs, exact, found, judged=change is None)
+    rounded = exact
     if change:
         on_step(f"frame graphs: PyTorch with the {types.precision.name} weights")
         same = streamed_features(checkpoint, torch.from_numpy(pixels), change=change).numpy()
         rounded = {"features": same} | _reference_tokens(checkpoint, features, ids, change)
         yield from _frame_rows(graphs, rounded, found, same_weights=True)
-    yield from _language_rows(checkpoint, folder, graphs, runner, int4_block, on_step)
+    outputs = {"encoded" if name == "features" else name: array for name, array in rounded.items()}
+    for name, array in {"pixels": pixels, "features": features, "question_ids": ids, **outputs}.items():
+        keep(name, array)
+    yield from _language_rows(checkpoint, folder, graphs, runner, int4_block, on_step, keep)
 
 
 def require(rows: Sequence[ParityRow]) -> None:
@@ -123,23 +117,33 @@ def require(rows: Sequence[ParityRow]) -> None:
         worst = max(failed, key=lambda row: np.nan_to_num(row.norm_error / (row.tolerance or 1), nan=np.inf))
         raise ParityError(
             f"graph {worst.graph} ({worst.precision}) differs from PyTorch by {worst.norm_error:.2g}",
-            expected=f"at most {worst.tolerance:.2g} ({worst.reason})" if worst.tolerance else "a number",
+            expected=f"at most {worst.tolerance:.2g} ({worst.reason})"
+            if worst.tolerance is not None
+            else "a number",
             next_step="No bundle was written. Export in fp32 to see whether the precision is the cause.",
         )
 
 
 def sample_pixels(config: ModelConfig) -> npt.NDArray[np.float32]:
-    """Two normalized pictures [2, 3, S, S] with edges, slopes and noise: a flat one would hide mistakes."""
+    """Three normalized pictures [3, 3, S, S] with edges, slopes and noise: a flat one would hide mistakes."""
     side, random = config.vision.image_size, np.random.default_rng(0)
     across = np.linspace(0, 6 * np.pi, side)
     waves = np.sin(across)[:, None] * np.cos(2 * across)[None]
-    pictures = waves + (across[None, :, None] > across[None, None, :]) * random.normal(size=(6, 1, 1))
-    return (pictures + 0.3 * random.normal(size=(6, side, side))).reshape(2, 3, side, side).astype(np.float32)
+    pictures = waves + (across[None, :, None] > across[None, None, :]) * random.normal(
+        size=(3 * _FRAMES, 1, 1)
+    )
+    return (
+        (pictures + 0.3 * random.normal(size=(3 * _FRAMES, side, side)))
+        .reshape(_FRAMES, 3, side, side)
+        .astype(np.float32)
+    )
 
 
 def _run(runner: Runner, folder: Path, entry: GraphEntry, **inputs: Array) -> dict[str, Array]:
-    specs = {spec.name: spec.dtype.numpy for spec in entry.contract.inputs}
-    return runner.graph(folder, entry, {name: array.astype(specs[name]) for name, array in inputs.items()})
+    types = {spec.name: spec.dtype for spec in entry.contract.inputs}
+    return runner.graph(
+        folder, entry, {name: at_boundary(array, types[name]) for name, array in inputs.items()}
+    )
 
 
 def _frame_rows(
@@ -193,6 +197,7 @@ def _language_rows(
     runner: Runner,
     int4_block: int | None,
     on_step: Callable[[str], None],
+    keep: Keep,
 ) -> Iterator[ParityRow]:
     language, sequence = checkpoint.config.language, _sample_sequence(checkpoint)
     ends = np.cumsum(_CHUNKS) - 1
@@ -201,19 +206,23 @@ def _language_rows(
         """Logits [chunks, V] of one lowering."""
         on_step(f"{name}: exported graph" + (", exact activations" if exact_int4 else ""))
         entry = graphs[name]
-        rows = sequence.astype(entry.contract.spec("inputs_embeds").dtype.numpy)
+        rows = at_boundary(sequence, entry.contract.spec("inputs_embeds").dtype)
         chunks = np.split(rows, ends[:-1] + 1, axis=1)
         return runner.language(folder, entry, language, chunks, exact_int4=exact_int4)
 
     on_step("language model: PyTorch, layer by layer")
     exact = streamed_logits(checkpoint, torch.from_numpy(sequence)).numpy()[ends]
+    keep("sequence", sequence)
+    keep("chunks", np.asarray(_CHUNKS, np.int64))
     if int4_block is None:
+        keep("logits", exact)
         for name in GRAPH.values():
             yield _row(graphs, name, exact, found(name))
         return
     on_step("language model: PyTorch with the int4 weights")
     change = _int4_change(int4_block)
     rounded = streamed_logits(checkpoint, torch.from_numpy(sequence), change=change).numpy()[ends]
+    keep("logits", rounded)
     answered = found("llm")
     yield _row(graphs, "llm", rounded, answered, rule="int4 run", against=_SAME_INT4)
     yield _row(graphs, "llm", rounded, found("llm", exact_int4=True), rule="int4 weights", against=_SAME_INT4)
@@ -253,13 +262,6 @@ def _row(
 ) -> ParityRow:
     """`output` is named where a graph has several."""
     entry = graphs[name]
-    tolerance, reason = _TOLERANCES[rule or entry.precision]
+    tolerance, reason = TOLERANCES[rule or entry.precision]
     against += f" ({output})" if output else ""
     return ParityRow(name, entry.precision, against, *relative_errors(reference, found), tolerance, reason)
-
-
-def relative_errors(reference: Array, found: Array) -> tuple[float, float]:
-    """Largest difference over the largest value, and norm of the difference over the norm, in float64."""
-    a, b = reference.astype(np.float64), found.astype(np.float64)
-    assert a.shape == b.shape, f"{b.shape} against {a.shape}"
-    return float(np.abs(a - b).max() / np.abs(a).max()), float(np.linalg.norm(a - b) / np.linalg.norm(a))

@@ -13,13 +13,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from llamavid.bundle import Bundle, FileEntry, ParityRow, check_file, check_inside
-from llamavid.config import dataclass_from_json
+from llamavid.bundle import GRAPHS, Bundle, FileEntry, ParityRow, check_file, check_inside
+from llamavid.config import MAX_DIMENSION, dataclass_from_json
 from llamavid.contract import GraphContract, Lowering
 from llamavid.errors import BundleError, DeviceError, ParityError
 from llamavid.replacing import replacing
@@ -40,6 +41,19 @@ class Profile:
     smallest: dict[str, tuple[int, ...]]
     tuned: dict[str, tuple[int, ...]]
     largest: dict[str, tuple[int, ...]]
+
+    def __post_init__(self) -> None:
+        """Raises `ValueError` for shapes that are not of the same inputs, or do not rise."""
+        shapes = (self.smallest, self.tuned, self.largest)
+        if len({tuple(sorted(each)) for each in shapes}) != 1:
+            raise ValueError(f"profile {self.name!r} is not of the same inputs throughout")
+        for name in self.smallest:
+            dims = [each[name] for each in shapes]
+            rising = all(1 <= a <= b <= c < MAX_DIMENSION for a, b, c in zip(*dims, strict=False))
+            if len({len(shape) for shape in dims}) != 1 or not rising:
+                raise ValueError(
+                    f"profile {self.name!r} has {name!r} from {dims[0]} by {dims[1]} to {dims[2]}"
+                )
 
 
 @dataclass(frozen=True)
@@ -117,8 +131,12 @@ class EngineSet:
 
 def engine_sets(bundle: Bundle) -> tuple[str, ...]:
     """Names of the targets that there is a folder for."""
-    names = (file.parent.name for file in bundle.folder.glob(f"{FOLDER}/*/{ENGINES}"))
-    return tuple(sorted(name for name in names if not name.startswith(".")))  # not one in the making
+    files = bundle.folder.glob(f"{FOLDER}/*/{ENGINES}")
+    return tuple(sorted(file.parent.name for file in files if _is_a_set(file)))
+
+
+def _is_a_set(file: Path) -> bool:
+    return file.is_file() and not file.parent.name.startswith(".")  # not one in the making
 
 
 def open_engines(bundle: Bundle, target: str) -> EngineSet:
@@ -129,12 +147,19 @@ def open_engines(bundle: Bundle, target: str) -> EngineSet:
     """
     folder = bundle.folder / FOLDER / target
     again = f"Run: llamavid build {bundle.folder} --target {target}."
-    if not (folder / ENGINES).is_file():
-        sets = ", ".join(engine_sets(bundle)) or "none"
-        raise BundleError(f"{bundle.folder} has no engines for {target}; it has: {sets}", next_step=again)
+    sets = engine_sets(bundle)
+    if target not in sets:
+        given = f"{bundle.folder} has no engines for {target}; it has: {', '.join(sets) or 'none'}"
+        raise BundleError(given, next_step=again)
     manifest, digest = _read(EngineManifest, folder / ENGINES, again)
+    if manifest.target != target:
+        raise BundleError(f"{folder} holds engines for {manifest.target}", expected=target, next_step=again)
     if manifest.bundle != bundle.digest:
         raise BundleError(f"{folder} was built from another bundle than {bundle.folder}", next_step=again)
+    unknown = sorted(set(manifest.engines) - set(GRAPHS))
+    if unknown or not manifest.engines:
+        stages = ", ".join(map(repr, unknown)) or "nothing"
+        raise BundleError(f"{folder} has engines for {stages}", expected=", ".join(GRAPHS), next_step=again)
     for entry in manifest.engines.values():
         check_inside(folder, entry.file, of=ENGINES, next_step=again)
         check_file(folder, entry.file, entry.content, next_step=again)
@@ -151,6 +176,13 @@ def require_device(engines: EngineSet, device: Device) -> None:
     if device.library is not manifest.library:
         raise DeviceError(
             f"{engines.folder} is for {manifest.library.product}; {device.library.product} is installed",
+            next_step=again,
+        )
+    processor = manifest.built_with.get("processor", platform.machine())
+    if processor != platform.machine():  # no engine moves to another, however it was built
+        raise DeviceError(
+            f"{engines.folder} was built on a processor {processor}",
+            expected=platform.machine(),
             next_step=again,
         )
     if not _same_version(manifest, device):
@@ -188,26 +220,47 @@ def require_stamp(engines: EngineSet, device: Device) -> Stamp:
                 expected=str(b) if name != "engines" else "the engines that are there",
                 next_step=verify,
             )
-    if not stamp.rows or not all(row.passed for row in stamp.rows):
-        raise ParityError(f"the stamp of {engines.folder} holds no passed comparison", next_step=verify)
+    without = _without_a_passed_row(engines, stamp.rows)
+    if without:
+        raise ParityError(
+            f"the stamp of {engines.folder} holds no passed comparison of {', '.join(without)}",
+            next_step=verify,
+        )
     return stamp
 
 
 def write_stamp(engines: EngineSet, device: Device, rows: Iterable[ParityRow]) -> Stamp:
-    """Stamps the set. Raises `ParityError` and takes an old stamp away where a row did not pass."""
+    """Stamps the set. Raises `ParityError`, and leaves no stamp, where a row failed or an engine has none."""
     rows = tuple(rows)
+    remove_stamp(engines)
+    failed = [f"{row.graph} ({row.against})" for row in rows if not row.passed]
+    if failed:
+        raise ParityError(
+            f"{engines.folder} differs from the model in {', '.join(failed)}",
+            next_step="It does not answer. Add --bisect to see where it begins.",
+        )
+    without = _without_a_passed_row(engines, rows)
+    if without:
+        raise ParityError(f"{engines.folder} was not compared in {', '.join(without)}")
     file = engines.folder / STAMP
-    file.unlink(missing_ok=True)
-    failed = [row for row in rows if not row.passed]
-    if failed or not rows:
-        named = ", ".join(sorted({row.graph for row in failed})) or "nothing compared"
-        raise ParityError(f"{engines.folder} differs from the model: {named}")
     stamp = Stamp(
         FORMAT_VERSION, engines.digest, device.name, device.driver, device.version, device.capability, rows
     )
     with replacing(file) as beside:
         beside.write_text(stamp.to_json(), encoding="utf-8")
     return stamp
+
+
+def remove_stamp(engines: EngineSet) -> None:
+    """Nothing answers by this set until it is verified again."""
+    (engines.folder / STAMP).unlink(missing_ok=True)
+
+
+def _without_a_passed_row(engines: EngineSet, rows: Iterable[ParityRow]) -> list[str]:
+    """Graphs of the set that no row is about, or one that did not pass."""
+    rows = tuple(rows)
+    passed = {row.graph for row in rows if row.passed} - {row.graph for row in rows if not row.passed}
+    return sorted({entry.graph for entry in engines.manifest.engines.values()} - passed)
 
 
 def graph_digest(bundle: Bundle, graph: str) -> str:
@@ -220,7 +273,9 @@ def graph_digest(bundle: Bundle, graph: str) -> str:
 def _read(cls: type[T], file: Path, next_step: str) -> tuple[T, str]:
     """What a JSON file says, and its sha256."""
     if file.stat().st_size > _JSON_LIMIT:
-        raise BundleError(f"{file} has {file.stat().st_size} bytes", expected=f"at most {_JSON_LIMIT}")
+        raise BundleError(
+            f"{file} has {file.stat().st_size} bytes", expected=f"at most {_JSON_LIMIT}", next_step=next_step
+        )
     text = file.read_bytes()
     try:
         data = json.loads(text)
@@ -233,13 +288,15 @@ def _read(cls: type[T], file: Path, next_step: str) -> tuple[T, str]:
 
 
 def _same_version(manifest: EngineManifest, device: Device) -> bool:
-    """Built so, an older plan runs on a newer library; never the other way (facts/deployment section 2)."""
-    if manifest.version_compatible:
-        return version_of(manifest.version) <= version_of(device.version)
+    """Built so, an older plan runs on a newer library, up to the next major version; never the other way, and
+    never with TensorRT-RTX (facts/deployment section 2)."""
+    if manifest.version_compatible and manifest.library is Library.TENSORRT:
+        built, here = version_of(manifest.version), version_of(device.version)
+        return bool(built) and built <= here and here[0] <= built[0] + 1
     return manifest.version == device.version
 
 
 def _same_device(manifest: EngineManifest, device: Device) -> bool:
-    if manifest.hardware_compatible:
+    if manifest.hardware_compatible and manifest.library is Library.TENSORRT:
         return (8, 0) <= manifest.capability <= device.capability
     return manifest.capability == device.capability

@@ -136,6 +136,6 @@ def dotted(numbers: Version) -> str:
 
 
 def version_of(text: str) -> Version:
-    """11.4.0.12 -> (11, 4, 0, 12); what follows the numbers is left out."""
-    match = re.match(r"\d{1,6}(\.\d{1,6}){0,4}", text)
+    """11.4.0.12 -> (11, 4, 0, 12), 10.3.0rc1 -> (10, 3, 0); () for what is no version."""
+    match = re.match(r"[0-9]{1,6}(\.[0-9]{1,6}){0,4}(?![0-9])", text)
     return tuple(int(part) for part in match[0].split(".")) if match else ()

@@ -51,19 +51,7 @@ class OnnxExecutor:
             BundleError: the graph cannot be loaded, or is not what the contract says.
             DeviceError: the CPU provider is not there.
         """
-        options = ort.SessionOptions()
-        options.log_severity_level = _FATAL_ONLY
-        options.intra_op_num_threads = threads or 0
-        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1" if exact_int4 else "4")
-        try:
-            self._session = ort.InferenceSession(str(file), options, providers=[_CPU])
-        except Exception as error:  # ONNX Runtime raises a dozen unrelated types
-            raise BundleError(
-                f"{file} cannot be loaded by ONNX Runtime {ort.__version__} ({str(error).splitlines()[0]})",
-                next_step="Make the bundle again with `llamavid export`.",
-            ) from error
-        if self._session.get_providers()[0] != _CPU:
-            raise DeviceError(f"ONNX Runtime runs {self._session.get_providers()}", expected=_CPU)
+        self._session = open_session(file, threads=threads, exact_int4=exact_int4)
         _check_contract(file, contract, self._session)
         self._contract = contract
         self._binding = self._session.io_binding()
@@ -99,6 +87,24 @@ class OnnxExecutor:
         self._session.run_with_iobinding(self._binding)
         values = dict(zip(self._bound_outputs, self._binding.get_outputs(), strict=True))
         return {name: values[name].numpy() for name in self._fresh_outputs}
+
+
+def open_session(file: Path, *, threads: int | None = None, exact_int4: bool = False) -> ort.InferenceSession:
+    """An ONNX file on the CPU. Arguments and errors are those of `OnnxExecutor`."""
+    options = ort.SessionOptions()
+    options.log_severity_level = _FATAL_ONLY
+    options.intra_op_num_threads = threads or 0
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1" if exact_int4 else "4")
+    try:
+        session = ort.InferenceSession(str(file), options, providers=[_CPU])
+    except Exception as error:  # ONNX Runtime raises a dozen unrelated types
+        raise BundleError(
+            f"{file} cannot be loaded by ONNX Runtime {ort.__version__} ({str(error).splitlines()[0]})",
+            next_step="Make the bundle again with `llamavid export`.",
+        ) from error
+    if session.get_providers()[0] != _CPU:
+        raise DeviceError(f"ONNX Runtime runs {session.get_providers()}", expected=_CPU)
+    return session
 
 
 def _checked(spec: TensorSpec, inputs: Tensors) -> npt.NDArray[Any]:

@@ -228,7 +228,7 @@ def test_export_says_what_to_install_where_the_workstation_is_missing(tmp_path: 
 COMMANDS = [
     [],
     *([name] for name in ("ask", "build", "chat", "demo", "doctor", "eval", "export", "features", "heatmap")),
-    ["export-llm"],
+    *([name] for name in ("export-llm", "verify")),
 ]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from llamavid.commands.making import _require_extra
+from llamavid.commands.extras import require_extra
 from llamavid.console import Progress, remark
 
 FORMATS = ("engine", "pytorch", "huggingface")
@@ -72,7 +72,7 @@ def build_llm(
     Frames reach it as embeddings of a bundle of the same CHECKPOINT. TensorRT-LLM never supported Jetson
     after v0.12.0-jetson: there a bundle's own engines run.
     """
-    _require_extra("export", "torch", "transformers", "safetensors")
+    require_extra("export", "torch", "transformers", "safetensors")
     from llamavid.export.trtllm_options import TrtllmOptions
 
     settings = TrtllmOptions(**options)

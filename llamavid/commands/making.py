@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from llamavid.commands.error_table import print_row, row_document
+from llamavid.commands.extras import require_extra
 from llamavid.console import Progress, remark
 
 _SCANNED_FRAMES = 64  # of one clip, one a second; memory has an end
@@ -75,9 +77,7 @@ def export(
     Every graph is compared with the PyTorch model; one that differs by more than its tolerance fails the
     export (exit 1) and leaves no bundle.
     """
-    _require_extra("export", "torch", "transformers", "onnx", "safetensors")
-    from dataclasses import asdict
-
+    require_extra("export", "torch", "transformers", "onnx", "safetensors")
     from llamavid.export.pack import ExportOptions, export_bundle
     from llamavid.export.verify import Runner
     from llamavid.model.checkpoint import open_checkpoint
@@ -107,10 +107,11 @@ def export(
             else None,
             on_scan=lambda seen: _print_scan(progress, seen),
             on_progress=progress.update,
-            on_row=lambda row: None if as_json else _print_row(progress, row),
+            on_row=lambda row: None if as_json else print_row(progress, row),
         )
     if as_json:
-        click.echo(json.dumps({"bundle": str(bundle), "parity": [asdict(row) for row in manifest.parity]}))
+        rows = [row_document(row) for row in manifest.parity]
+        click.echo(json.dumps({"bundle": str(bundle), "parity": rows}))
     else:
         size = sum(entry.size for entry in manifest.files.values())
         click.echo(
@@ -129,14 +130,6 @@ def _print_scan(progress: Progress, seen: Any) -> None:
         )
 
 
-def _print_row(progress: Progress, row: Any) -> None:
-    progress.close()
-    bound = f"<= {row.tolerance:.0e}" if row.tolerance else "not judged"
-    verdict = click.style("ok  ", fg="green") if row.passed else click.style("FAIL", fg="red")
-    figures = f"{row.graph:8} {row.precision:5} {row.norm_error:9.2e} {bound:10}"
-    click.echo(f"{verdict} {figures}  {row.against}: {row.reason}")
-
-
 @click.command()
 @click.argument("stage", type=click.Choice(["stage1", "stage2", "stage3"]))
 @click.option("--config", type=click.Path(path_type=Path), help="A JSON object of settings.")
@@ -153,7 +146,7 @@ def train(stage: str, config: Path | None, pairs: tuple[str, ...], as_json: bool
     An interrupted run continues where it was saved last when it is started again. Any field of a stage can
     be set: batch_size, learning_rate, epochs, max_tokens. On many GPUs: accelerate launch -m llamavid train.
     """
-    _require_extra("train", "torch", "transformers", "accelerate", "matplotlib")
+    require_extra("train", "torch", "transformers", "accelerate", "matplotlib")
     from functools import partial
 
     from llamavid.model.checkpoint import open_checkpoint
@@ -218,15 +211,3 @@ class _TrainingWatch:
             "loss": self._at and self._at.loss,
             "seconds": round(time.monotonic() - self._start, 1),
         }
-
-
-def _require_extra(extra: str, *packages: str) -> None:
-    from importlib.util import find_spec
-
-    from llamavid.errors import DeviceError
-
-    absent = [package for package in packages if find_spec(package) is None]
-    if absent:
-        raise DeviceError(
-            f"{', '.join(absent)} not installed", next_step=f'Run: pip install "llamavid[{extra}]".'
-        )

@@ -47,20 +47,25 @@ class EngineRunner:
         self, language: LanguageConfig, chunks: Sequence[npt.NDArray[Any]]
     ) -> npt.NDArray[np.float32]:
         """Logits [len(chunks), V] after each chunk [1, T, D] of one sequence, through one cache."""
-        if self._decoder is None:
-            lowering = self._engines.manifest.lowering
-            self._decoder = EngineDecoder(self._cuda, self._engine("llm"), language, lowering)
-        cache = self._decoder.new_cache(sum(chunk.shape[1] for chunk in chunks))
+        decoder = self.decoder(language)
+        cache = decoder.new_cache(sum(chunk.shape[1] for chunk in chunks))
         try:
             rows = [
-                self._decoder.decode_one(cache, chunk[0, 0])
+                decoder.decode_one(cache, chunk[0, 0])
                 if chunk.shape[1] == 1
-                else self._decoder.prefill(cache, chunk)
+                else decoder.prefill(cache, chunk)
                 for chunk in chunks
             ]
         finally:
             cache.close()
         return np.stack(rows).astype(np.float32, copy=False)
+
+    def decoder(self, language: LanguageConfig) -> EngineDecoder:
+        """The language engine, as sessions use it."""
+        if self._decoder is None:
+            lowering = self._engines.manifest.lowering
+            self._decoder = EngineDecoder(self._cuda, self._engine("llm"), language, lowering)
+        return self._decoder
 
     def close(self) -> None:
         for executor in self._executors.values():

@@ -1,0 +1,88 @@
+"""How far an array is from its reference, and how far a graph in each precision may be.
+
+Export judges its graphs by these, the device its engines: one table, so that they mean the same by it.
+Knows nothing of what made the arrays.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from llamavid.contract import DType
+
+Array = npt.NDArray[Any]
+
+
+class Tolerance(NamedTuple):
+    """Of the relative norm of a difference; None: measured, not judged. Its reason goes into the table."""
+
+    norm: float | None
+    reason: str
+
+
+# Of a graph, run by ONNX Runtime on the CPU.
+TOLERANCES = {
+    "fp32": Tolerance(2e-5, "float32, another order of summation"),
+    "fp16": Tolerance(2e-2, "float16 weights and edges; a CPU may multiply in float32"),
+    "bf16": Tolerance(1e-1, "bfloat16 keeps 8 bits; a CPU computes by its emulation, or in float32"),
+    "int8 frames": Tolerance(2e-1, "the same int8 weights, activations rounded to int8"),
+    "fp8 frames": Tolerance(2e-1, "the same e4m3 weights, activations rounded to e4m3"),
+    "int4 frames": Tolerance(1e-1, "the same int4 weights, activations rounded to int8 by the kernel"),
+    "not judged": Tolerance(None, "what the format itself costs"),
+    "int4 weights": Tolerance(1e-4, "the same int4 weights, float32 otherwise"),
+    "int4 in float16": Tolerance(
+        2e-2, "the same int4 weights, float16 otherwise; a CPU may multiply in float32"
+    ),
+    "int4 run": Tolerance(1e-1, "the same int4 weights, activations rounded to int8 by the kernel"),
+}
+
+# Of an engine.
+ENGINE_TOLERANCES = {
+    "fp32": Tolerance(2e-5, "float32 without TF32, another order of summation"),
+    "fp16": Tolerance(2e-2, "float16 products; sums that need it in float32"),
+    "bf16": Tolerance(1e-1, "bfloat16 products keep 8 bits; sums that need it in float32"),
+    "int8": Tolerance(2e-1, "the same int8 weights, activations rounded to int8"),
+    "fp8": Tolerance(2e-1, "the same e4m3 weights, activations rounded to e4m3"),
+    "int4": Tolerance(2e-2, "the same int4 weights, float16 otherwise"),
+}
+
+QUANTIZED = ("int8", "fp8", "int4")  # compared with PyTorch that has the same weights
+
+
+def relative_errors(reference: Array, found: Array) -> tuple[float, float]:
+    """Largest difference over the largest value, and norm of the difference over the norm, in float64."""
+    a, b = reference.astype(np.float64), found.astype(np.float64)
+    assert a.shape == b.shape, f"{b.shape} against {a.shape}"
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):  # inf and NaN are what is looked for
+        return float(np.abs(a - b).max() / np.abs(a).max()), float(np.linalg.norm(a - b) / np.linalg.norm(a))
+
+
+def worst_row_errors(reference: Array, found: Array) -> tuple[float, float]:
+    """The same of the worst row [n, ...]: over all rows, one that is wrong among 64 would hardly show.
+
+    A row's difference is divided by what rows are like: root mean square of their norms.
+    """
+    a, b = (array.astype(np.float64).reshape(len(array), -1) for array in (reference, found))
+    assert a.shape == b.shape, f"{b.shape} against {a.shape}"
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        usual = np.sqrt(np.mean(np.sum(a * a, axis=1)))
+        norms = np.sqrt(np.sum((a - b) ** 2, axis=1)) / usual
+        return float(np.abs(a - b).max() / np.abs(a).max()), float(norms.max())  # NaN, if any is
+
+
+def at_boundary(array: Array, dtype: DType) -> Array:
+    """`array` as a graph's input of that type takes it; bfloat16 is its bits, rounded to nearest even."""
+    if dtype.value != "bfloat16":
+        return array.astype(dtype.numpy, copy=False)
+    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+
+
+def as_float32(array: Array, dtype: DType) -> npt.NDArray[np.float32]:
+    """What a graph's output of that type says."""
+    if dtype.value != "bfloat16":
+        return array.astype(np.float32, copy=False)
+    return (array.astype(np.uint32) << 16).view(np.float32)
