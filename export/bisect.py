@@ -26,8 +26,8 @@ import numpy as np
 import numpy.typing as npt
 
 from llamavid.contract import GraphContract
+from llamavid.elements import as_float32
 from llamavid.export.blocks import Block, Graph, blocks_of, write_block, write_marked
-from llamavid.parity import as_float32
 
 Array = npt.NDArray[Any]
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from llamavid.bundle import GraphEntry, ParityRow
 from llamavid.config import LanguageConfig, ModelConfig
 from llamavid.contract import ATTENTION, RELEVANCE, Lowering
+from llamavid.elements import as_elements
 from llamavid.errors import ParityError
 from llamavid.export.frame_types import CAREFUL_FP32, FrameTypes
 from llamavid.export.language import GRAPH
@@ -29,7 +30,7 @@ from llamavid.model.checkpoint import Checkpoint
 from llamavid.model.compressor import Compressor
 from llamavid.model.parts import text_decoder
 from llamavid.model.streamed import Change, streamed_features, streamed_logits
-from llamavid.parity import TOLERANCES, at_boundary, relative_errors
+from llamavid.parity import TOLERANCES, relative_errors
 from llamavid.tokenizer import QuestionTokenizer
 
 Array = npt.NDArray[Any]
@@ -142,7 +143,7 @@ def sample_pixels(config: ModelConfig) -> npt.NDArray[np.float32]:
 def _run(runner: Runner, folder: Path, entry: GraphEntry, **inputs: Array) -> dict[str, Array]:
     types = {spec.name: spec.dtype for spec in entry.contract.inputs}
     return runner.graph(
-        folder, entry, {name: at_boundary(array, types[name]) for name, array in inputs.items()}
+        folder, entry, {name: as_elements(array, types[name]) for name, array in inputs.items()}
     )
 
 
@@ -206,7 +207,7 @@ def _language_rows(
         """Logits [chunks, V] of one lowering."""
         on_step(f"{name}: exported graph" + (", exact activations" if exact_int4 else ""))
         entry = graphs[name]
-        rows = at_boundary(sequence, entry.contract.spec("inputs_embeds").dtype)
+        rows = as_elements(sequence, entry.contract.spec("inputs_embeds").dtype)
         chunks = np.split(rows, ends[:-1] + 1, axis=1)
         return runner.language(folder, entry, language, chunks, exact_int4=exact_int4)
 

@@ -11,8 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from llamavid.contract import DType
-
 Array = npt.NDArray[Any]
 
 
@@ -71,18 +69,3 @@ def worst_row_errors(reference: Array, found: Array) -> tuple[float, float]:
         usual = np.sqrt(np.mean(np.sum(a * a, axis=1)))
         norms = np.sqrt(np.sum((a - b) ** 2, axis=1)) / usual
         return float(np.abs(a - b).max() / np.abs(a).max()), float(norms.max())  # NaN, if any is
-
-
-def at_boundary(array: Array, dtype: DType) -> Array:
-    """`array` as a graph's input of that type takes it; bfloat16 is its bits, rounded to nearest even."""
-    if dtype.value != "bfloat16":
-        return array.astype(dtype.numpy, copy=False)
-    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
-
-
-def as_float32(array: Array, dtype: DType) -> npt.NDArray[np.float32]:
-    """What a graph's output of that type says."""
-    if dtype.value != "bfloat16":
-        return array.astype(np.float32, copy=False)
-    return (array.astype(np.uint32) << 16).view(np.float32)

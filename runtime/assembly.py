@@ -40,6 +40,10 @@ class FrameTokens(NamedTuple):
         """A copy of one frame's."""
         return FrameTokens(*(each[at : at + 1].copy() for each in self))
 
+    def on_host(self) -> FrameTokens:
+        """They are."""
+        return self
+
     def joined(self, others: Sequence[FrameTokens]) -> FrameTokens:
         """These and the others', in order."""
         return FrameTokens(*map(np.concatenate, zip(self, *others, strict=True)))

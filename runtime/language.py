@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from llamavid.bundle import EMBEDDINGS, LANGUAGE_TOKENIZER
+from llamavid.config import LanguageConfig
 from llamavid.errors import UsageError
 from llamavid.prompt import Part
+from llamavid.runtime.assembly import FrameTokens
 from llamavid.runtime.machine import LanguageDecoder, Machine
 from llamavid.sampling import Sampler, Sampling
 from llamavid.tokenizer import LanguageTokenizer, TextStream
@@ -31,6 +33,24 @@ class Said:
     text: str
     token_ids: tuple[int, ...]  # without </s>
     finish_reason: str  # "stop" at </s>, "length" at max_new_tokens
+
+
+class Vicuna(Protocol):
+    """A language model that another runtime runs in this process: `llamavid.runtime.tensorrt_llm.vicuna`."""
+
+    language: LanguageConfig
+
+    def generate(
+        self,
+        ids: Ids,
+        tokens: FrameTokens | None = None,
+        *,
+        max_new_tokens: int,
+        sampling: Sampling | None = None,
+        on_text: Callable[[str], None] = lambda text: None,
+    ) -> Said:
+        """Reads a prompt's ids, `SLOT_ID` where `tokens` go, and answers."""
+        ...
 
 
 class LanguageModel:

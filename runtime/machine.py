@@ -16,6 +16,7 @@ import numpy.typing as npt
 from llamavid.bundle import Bundle
 from llamavid.engines import engine_sets
 from llamavid.errors import BundleError, DeviceError, ParityError
+from llamavid.runtime.assembly import FrameTokens
 from llamavid.runtime.decoder import Decoder
 from llamavid.runtime.encoder import FrameEncoder
 from llamavid.runtime.evidence import EvidenceCollector
@@ -43,6 +44,8 @@ class Tokens(Protocol):
         ...
 
     def joined(self, others: Sequence[Any]) -> Any: ...
+
+    def on_host(self) -> FrameTokens: ...
 
 
 class Encoder(Protocol):

@@ -29,13 +29,13 @@ from llamavid.runtime.clip import frame_pixels
 from llamavid.runtime.encoder import CONTEXT_BATCH
 from llamavid.runtime.evidence import Evidence, EvidenceCollector
 from llamavid.runtime.features.watched import FrameFeatures, Watched
-from llamavid.runtime.language import LanguageModel, check_max_new_tokens
+from llamavid.runtime.language import LanguageModel, Vicuna, check_max_new_tokens
 from llamavid.runtime.machine import Tokens, open_machine
 from llamavid.runtime.timing import Timings
 from llamavid.runtime.video.frames import FrameTime
 from llamavid.runtime.video.sources import open_source
 from llamavid.sampling import Sampling
-from llamavid.tokenizer import QuestionTokenizer
+from llamavid.tokenizer import SLOT_ID, QuestionTokenizer
 
 Array = npt.NDArray[np.floating]
 T = TypeVar("T")
@@ -68,6 +68,7 @@ class VideoSession:
         timings: Timings | None = None,
         on: str | None = None,
         allow_cpu: bool = False,
+        vicuna: Vicuna | None = None,
     ) -> None:
         """`threads` of one operation; None lets ONNX Runtime choose.
 
@@ -75,9 +76,12 @@ class VideoSession:
             memory_bytes: what this process may hold, by Note [Budget] in `llamavid.runtime.features.budget`;
                 None gives features a bounded share of what is free. Features beyond it lie on disk.
             on, allow_cpu: what runs it, as `open_machine` in `llamavid.runtime.machine` takes them.
+            vicuna: answers instead of the bundle's language model, whose checkpoint it was made from. Who
+                opened it closes it.
 
         Raises:
             BundleError, DeviceError, ParityError: engines were asked for, or are there, and cannot be used.
+            UsageError: `vicuna` is of another model.
         """
         self.bundle = bundle
         self.config = bundle.manifest.model
@@ -95,6 +99,12 @@ class VideoSession:
         self._encoder = self._machine.encoder
         self._language = LanguageModel(self._machine)
         self._cache: Any = None
+        self._vicuna = vicuna
+        if vicuna is not None and vicuna.language != self.config.language:
+            raise UsageError(
+                "the Vicuna has other dimensions than the bundle's language model",
+                expected="both made from one checkpoint",
+            )
         self._questions = QuestionTokenizer(
             bundle.path(QUESTION_VOCABULARY), max_tokens=self.config.text_decoder.max_tokens
         )
@@ -108,6 +118,7 @@ class VideoSession:
         memory_bytes: int | None = None,
         on: str | None = None,
         allow_cpu: bool = False,
+        vicuna: Vicuna | None = None,
     ) -> VideoSession:
         """Opens and verifies a bundle. Raises `BundleError`, and as the class."""
         timings = Timings()
@@ -120,6 +131,7 @@ class VideoSession:
             timings=timings,
             on=on,
             allow_cpu=allow_cpu,
+            vicuna=vicuna,
         )
 
     def __enter__(self) -> VideoSession:
@@ -300,6 +312,8 @@ class VideoSession:
     ) -> Answer:
         assert self.watched is not None
         check_max_new_tokens(max_new_tokens)
+        if self._vicuna is not None:
+            return self._answer_by(self._vicuna, parts, tokens, max_new_tokens, sampling, on_text)
         decoder = self._language.decoder()  # loaded, which is not part of the stages below
         with self.timings.stage("sequence"):
             sequence = self._language.sequence(self._language.ids(parts), tokens)
@@ -310,6 +324,27 @@ class VideoSession:
         with self.timings.stage("decode"):
             said = self._language.generate(
                 cache, logits, max_new_tokens=max_new_tokens, sampling=sampling, on_text=on_text
+            )
+        return Answer(
+            said.text, said.token_ids, said.finish_reason, read, self.watched.frames, self.timings.rounded()
+        )
+
+    def _answer_by(
+        self,
+        vicuna: Vicuna,
+        parts: Sequence[Part],
+        tokens: Tokens,
+        max_new_tokens: int,
+        sampling: Sampling,
+        on_text: Callable[[str], None],
+    ) -> Answer:
+        """The language model is elsewhere: its prefill counts as `decode`, and tells no progress."""
+        assert self.watched is not None
+        ids = self._language.ids(parts)
+        read = int((ids != SLOT_ID).sum()) + tokens.frame_count * self.config.tokens_per_frame
+        with self.timings.stage("decode"):
+            said = vicuna.generate(
+                ids, tokens.on_host(), max_new_tokens=max_new_tokens, sampling=sampling, on_text=on_text
             )
         return Answer(
             said.text, said.token_ids, said.finish_reason, read, self.watched.frames, self.timings.rounded()

@@ -20,17 +20,10 @@ import numpy.typing as npt
 
 from llamavid.bundle import ParityRow
 from llamavid.contract import GraphContract
+from llamavid.elements import as_elements, as_float32
 from llamavid.engines import EngineSet, Profile
 from llamavid.golden import Golden
-from llamavid.parity import (
-    ENGINE_TOLERANCES,
-    QUANTIZED,
-    Tolerance,
-    as_float32,
-    at_boundary,
-    relative_errors,
-    worst_row_errors,
-)
+from llamavid.parity import ENGINE_TOLERANCES, QUANTIZED, Tolerance, relative_errors, worst_row_errors
 
 Array = npt.NDArray[Any]
 Run = tuple[npt.NDArray[np.int64], dict[str, Array]]  # which golden frames, and the outputs for them
@@ -135,7 +128,7 @@ def stage_inputs(golden: Golden, contract: GraphContract, rows: npt.NDArray[np.i
     inputs = {}
     for spec in contract.inputs:
         array = getattr(golden, spec.name)
-        inputs[spec.name] = at_boundary(array if spec.name == "question_ids" else array[rows], spec.dtype)
+        inputs[spec.name] = as_elements(array if spec.name == "question_ids" else array[rows], spec.dtype)
     return inputs
 
 
@@ -148,7 +141,7 @@ def prefill_inputs(golden: Golden, contract: GraphContract, capacity: int) -> di
         if spec.name.startswith("past.")
     }
     return {
-        "inputs_embeds": at_boundary(golden.sequence[:, :tokens], contract.spec("inputs_embeds").dtype),
+        "inputs_embeds": as_elements(golden.sequence[:, :tokens], contract.spec("inputs_embeds").dtype),
         "total_length": np.asarray([tokens], np.int32),
         **{name: np.zeros(shape, contract.spec(name).dtype.numpy) for name, shape in shapes.items()},
     }
@@ -256,7 +249,7 @@ def _language_rows(
     golden: Golden, subject: Subject, stage: Stage, on_step: Callable[[str], None]
 ) -> Iterator[tuple[int, ParityRow]]:
     on_step(f"{subject.name}: language model")
-    rows = at_boundary(golden.sequence, stage.contract.spec("inputs_embeds").dtype)
+    rows = as_elements(golden.sequence, stage.contract.spec("inputs_embeds").dtype)
     ends = np.cumsum(golden.chunks)
     once = [
         Step(int(end - count), rows[:, end - count : end])

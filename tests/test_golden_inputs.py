@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from llamavid.bundle import Bundle, open_bundle
 from llamavid.contract import DType
+from llamavid.elements import as_elements, as_float32
 from llamavid.errors import BundleError
 from llamavid.golden import GOLDEN, MAX_BYTES, NAMES, read_golden, write_golden
-from llamavid.parity import as_float32, at_boundary, relative_errors, worst_row_errors
+from llamavid.parity import relative_errors, worst_row_errors
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -181,5 +182,5 @@ def test_what_is_no_number_is_no_small_error(wrong: float) -> None:
 def test_bfloat16_is_its_bits_at_a_boundary() -> None:
     dtype = DType.BFLOAT16
     values = np.array([1, -2.5, 3.14159, 1e38, 1 + 2**-8, 1 + 3 * 2**-8], np.float32)
-    assert at_boundary(values, dtype).tolist() == [0x3F80, 0xC020, 0x4049, 0x7E96, 0x3F80, 0x3F82]
-    assert np.allclose(as_float32(at_boundary(values, dtype), dtype), values, rtol=2**-8)
+    assert as_elements(values, dtype).tolist() == [0x3F80, 0xC020, 0x4049, 0x7E96, 0x3F80, 0x3F82]
+    assert np.allclose(as_float32(as_elements(values, dtype), dtype), values, rtol=2**-8)

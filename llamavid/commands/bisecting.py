@@ -76,8 +76,8 @@ def _runs(
     golden: Golden, contract: Any, bundle: Bundle, name: str, size: int, run: Any
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Inputs to bisect with: of the language model a prefill, and a decode step on the cache that it left."""
+    from llamavid.elements import as_elements
     from llamavid.export.bisect import next_inputs
-    from llamavid.parity import at_boundary
     from llamavid.runtime.verify import LANGUAGE_STAGE, arrangements, prefill_inputs, stage_inputs
 
     if name != LANGUAGE_STAGE:
@@ -88,5 +88,5 @@ def _runs(
     inputs = prefill_inputs(golden, contract, min(_CACHE, bundle.manifest.model.language.context_length))
     yield "prefill", inputs
     at = int(golden.chunks[0])
-    row = at_boundary(golden.sequence[:, at : at + 1], contract.spec("inputs_embeds").dtype)
+    row = as_elements(golden.sequence[:, at : at + 1], contract.spec("inputs_embeds").dtype)
     yield "decode", next_inputs(inputs, run(inputs), row)

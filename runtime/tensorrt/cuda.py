@@ -73,57 +73,57 @@ class Stream:
     """Work that runs in the order it was put in; Note [Late work]."""
 
     def __init__(self, cuda: Cuda) -> None:
-        self._cuda = cuda
+        self.cuda = cuda
         self._reached = Event(cuda)
         self.handle = cuda("cudaStreamCreateWithFlags", cuda.api.cudaStreamNonBlocking)
         self._destroy = owned(self, cuda, "cudaStreamDestroy", self.handle)
 
     def copy(self, target: int, source: int, size: int) -> None:
         """`size` bytes, between any two memories. The host's must be pinned, and stay as it is until then."""
-        kind = self._cuda.api.cudaMemcpyKind.cudaMemcpyDefault
-        self._cuda("cudaMemcpyAsync", target, source, size, kind, self.handle)
+        kind = self.cuda.api.cudaMemcpyKind.cudaMemcpyDefault
+        self.cuda("cudaMemcpyAsync", target, source, size, kind, self.handle)
 
     def copy_rows(
         self, target: int, source: int, *, width: int, rows: int, target_pitch: int, source_pitch: int
     ) -> None:
         """`rows` pieces of `width` bytes; from one to the next it is a pitch."""
-        kind = self._cuda.api.cudaMemcpyKind.cudaMemcpyDefault
+        kind = self.cuda.api.cudaMemcpyKind.cudaMemcpyDefault
         pitches = (target, target_pitch, source, source_pitch)
-        self._cuda("cudaMemcpy2DAsync", *pitches, width, rows, kind, self.handle)
+        self.cuda("cudaMemcpy2DAsync", *pitches, width, rows, kind, self.handle)
 
     def fill_zero(self, target: int, size: int) -> None:
-        self._cuda("cudaMemsetAsync", target, 0, size, self.handle)
+        self.cuda("cudaMemsetAsync", target, 0, size, self.handle)
 
     def wait_for(self, other: Stream | Event) -> None:
         """What is put in from now on runs after what `other` holds now."""
         if isinstance(other, Stream):
             other._reached.record(other)
             other = other._reached
-        self._cuda("cudaStreamWaitEvent", self.handle, other.handle, 0)
+        self.cuda("cudaStreamWaitEvent", self.handle, other.handle, 0)
 
     def synchronize(self) -> None:
         """Returns when all that was put in has run. Raises `DeviceError` where some of it failed."""
-        self._cuda("cudaStreamSynchronize", self.handle)
+        self.cuda("cudaStreamSynchronize", self.handle)
 
     def captured(self, work: Callable[[], None]) -> Graph:
         """What `work` puts in, as one thing to launch. It does not run now. Its addresses are fixed."""
-        mode = self._cuda.api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        self._cuda("cudaStreamBeginCapture", self.handle, mode)
+        mode = self.cuda.api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self.cuda("cudaStreamBeginCapture", self.handle, mode)
         try:
             work()
         except BaseException:
-            _, graph = self._cuda.api.cudaStreamEndCapture(self.handle)  # broken, and maybe none
+            _, graph = self.cuda.api.cudaStreamEndCapture(self.handle)  # broken, and maybe none
             if graph:
-                self._cuda.api.cudaGraphDestroy(graph)
+                self.cuda.api.cudaGraphDestroy(graph)
             raise
-        graph = self._cuda("cudaStreamEndCapture", self.handle)
+        graph = self.cuda("cudaStreamEndCapture", self.handle)
         try:
-            return Graph(self._cuda, self._cuda("cudaGraphInstantiate", graph, 0))
+            return Graph(self.cuda, self.cuda("cudaGraphInstantiate", graph, 0))
         finally:
-            self._cuda("cudaGraphDestroy", graph)
+            self.cuda("cudaGraphDestroy", graph)
 
     def launch(self, graph: Graph) -> None:
-        self._cuda("cudaGraphLaunch", graph.handle, self.handle)
+        self.cuda("cudaGraphLaunch", graph.handle, self.handle)
 
     def close(self) -> None:
         """Waits for what is left, whatever becomes of it."""

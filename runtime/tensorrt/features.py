@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from llamavid.contract import DType
+from llamavid.elements import as_floats
 from llamavid.runtime.features.memory import FeatureMemory
 from llamavid.runtime.tensorrt.buffers import DeviceBuffer, PinnedBuffer
 from llamavid.runtime.tensorrt.cuda import Cuda, Stream
-from llamavid.runtime.tensorrt.elements import as_floats
 
 Array = npt.NDArray[Any]
 HostPair = tuple[Array, Array]

@@ -15,13 +15,13 @@ import numpy.typing as npt
 
 from llamavid.config import ModelConfig
 from llamavid.contract import ATTENTION, RELEVANCE
+from llamavid.elements import as_elements
 from llamavid.errors import BundleError
 from llamavid.runtime.evidence import EvidenceCollector
 from llamavid.runtime.features.memory import FeatureMemory, pixel_digests
 from llamavid.runtime.features.watched import ArrayFeatures, FrameFeatures
 from llamavid.runtime.tensorrt.buffers import Buffer, DeviceBuffer, PinnedBuffer
 from llamavid.runtime.tensorrt.cuda import Cuda, Event, Stream
-from llamavid.runtime.tensorrt.elements import as_elements
 from llamavid.runtime.tensorrt.engine import Context, Engine, Shape, bounds, size_of
 from llamavid.runtime.tensorrt.features import Block, DeviceFeatures, FrameShapes
 from llamavid.runtime.tensorrt.sequence import DeviceTokens

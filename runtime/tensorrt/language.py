@@ -16,12 +16,12 @@ import numpy.typing as npt
 
 from llamavid.config import LanguageConfig
 from llamavid.contract import Lowering
+from llamavid.elements import as_elements
 from llamavid.errors import DeviceError
 from llamavid.runtime.decoder import PREFILL_CHUNK, cache_capacity
 from llamavid.runtime.tensorrt.buffers import Buffer, DeviceBuffer, PinnedBuffer
 from llamavid.runtime.tensorrt.cache import CacheLayout, DeviceCache
 from llamavid.runtime.tensorrt.cuda import Cuda, Stream
-from llamavid.runtime.tensorrt.elements import as_elements
 from llamavid.runtime.tensorrt.engine import Context, Engine, bounds
 from llamavid.runtime.tensorrt.sequence import DeviceSequence, DeviceTokens, device_sequence
 

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from llamavid.contract import DType
-from llamavid.runtime.assembly import slot_ranges
+from llamavid.elements import as_elements, as_floats
+from llamavid.runtime.assembly import FrameTokens, slot_ranges
 from llamavid.runtime.tensorrt.buffers import DeviceBuffer, PinnedBuffer
 from llamavid.runtime.tensorrt.cuda import Cuda, Stream
-from llamavid.runtime.tensorrt.elements import as_elements, as_floats
 from llamavid.tokenizer import SLOT_ID
 
 Array = npt.NDArray[np.floating]
@@ -47,6 +47,23 @@ class DeviceTokens:
         """These and the others', in order."""
         frames = (frame for tokens in (self, *others) for frame in tokens.frames)
         return DeviceTokens(tuple(frames), self.a_frame, self.width, self.dtype, self.stream)
+
+    def on_host(self) -> FrameTokens:
+        """A copy, in float16 or float32."""
+        rows = self.values()
+        return FrameTokens(rows[:, :1], rows[:, 1:])
+
+    def values(self) -> Array:
+        """[T, 1 + k, D] brought to the host. Raises `DeviceError`."""
+        row, count = self.width * self.dtype.itemsize, self.frame_count * self.a_frame
+        found = PinnedBuffer(self.stream.cuda, count * row)
+        at = found.address
+        for rows, source in _runs(self, range(count), row):
+            self.stream.copy(at, source, rows * row)
+            at += rows * row
+        self.stream.synchronize()
+        shape = (self.frame_count, self.a_frame, self.width)
+        return as_floats(found.view(self.dtype.numpy, shape), self.dtype).copy()
 
 
 @dataclass(frozen=True)
@@ -130,17 +147,9 @@ def _in_type(cuda: Cuda, tokens: DeviceTokens, dtype: DType) -> DeviceTokens:
     """Frame and language engines may differ in type. Numbers are converted on the host, a few kB a frame."""
     if tokens.dtype is dtype:
         return tokens
-    shape = (tokens.frame_count, tokens.a_frame, tokens.width)
-    row = tokens.width * tokens.dtype.numpy.itemsize
-    found = PinnedBuffer(cuda, tokens.frame_count * tokens.a_frame * row)
-    at = found.address
-    for count, source in _runs(tokens, range(tokens.frame_count * tokens.a_frame), row):
-        tokens.stream.copy(at, source, count * row)
-        at += count * row
-    tokens.stream.synchronize()
-    values = as_elements(as_floats(found.view(tokens.dtype.numpy, shape), tokens.dtype), dtype)
+    values = as_elements(tokens.values(), dtype)
     made = PinnedBuffer(cuda, values.nbytes)
-    made.view(dtype.numpy, shape)[...] = values
+    made.view(dtype.numpy, values.shape)[...] = values
     buffer = DeviceBuffer(cuda, values.nbytes, f"the tokens of {tokens.frame_count} frames")
     tokens.stream.copy(buffer.address, made.address, values.nbytes)
     tokens.stream.synchronize()

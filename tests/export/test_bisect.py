@@ -15,10 +15,10 @@ import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from llamavid.bundle import Bundle, open_bundle
+from llamavid.elements import as_elements
 from llamavid.export.bisect import BLOCK_TOLERANCES, BlockError, bisect, first_wrong, next_inputs
 from llamavid.export.blocks import Graph, blocks_of
 from llamavid.golden import Golden, read_golden
-from llamavid.parity import at_boundary
 from llamavid.runtime.parity import run_file
 from llamavid.runtime.verify import prefill_inputs, stage_inputs
 
@@ -175,7 +175,7 @@ def test_a_fault_of_decode_alone_is_found_on_a_filled_cache(bundle: Bundle, bloc
 
 def one_row(bundle: Bundle, golden: Golden) -> Array:
     dtype = bundle.manifest.graphs["llm"].contract.spec("inputs_embeds").dtype
-    return at_boundary(golden.sequence[:, 16:17], dtype)
+    return as_elements(golden.sequence[:, 16:17], dtype)
 
 
 def test_a_filled_cache_goes_on_as_the_decoder_s_does(short_bundle: Path) -> None:

@@ -10,12 +10,12 @@ import pytest
 
 from llamavid.bundle import open_bundle
 from llamavid.contract import DType, Lowering
+from llamavid.elements import as_elements, as_floats
 from llamavid.engines import open_engines
 from llamavid.errors import DeviceError
 from llamavid.export.pack import ExportOptions, export_bundle
 from llamavid.runtime.parity import run_graph, run_language
 from llamavid.runtime.session import VideoSession
-from llamavid.runtime.tensorrt.elements import as_elements, as_floats
 from llamavid.runtime.tensorrt.parity import EngineRunner, run_engine_graph, run_engine_language
 from tests.clips import write_clip
 from tests.conftest import RUNNER, golden_checkpoint
