@@ -697,7 +697,8 @@ def test_export_prints_the_table_of_errors_and_the_next_command_which_works(
     *table, last = done.stdout.splitlines()
     assert done.code == 0
     assert [row.split()[:3] for row in table] == [
-        ["ok", graph, "fp32"] for graph in ("vision", "content", "context", "context", "context", "llm")
+        ["ok", graph, "fp32"]
+        for graph in ("vision", "content", *["context"] * 3, "llm", "llm.static", "llm.primitive")
     ]
     assert done.stderr.count("CC BY-NC 4.0") == 1
     _, *next_command = shlex.split(last.split("Next: ")[1].replace("VIDEO", shlex.quote(str(clip))))
@@ -711,7 +712,8 @@ def test_export_gives_the_table_of_errors_as_json(llamavid: Command, tmp_path: P
     assert document["bundle"] == str(tmp_path / "bundle")
     judged = [row for row in document["parity"] if row["tolerance"] is not None]
     context = ["context"] * 3  # its tokens, its attention, its relevance
-    assert [row["graph"] for row in judged] == ["vision", "content", *context, "llm", "llm"]
+    language = ["llm", "llm", "llm.static", "llm.primitive"]
+    assert [row["graph"] for row in judged] == ["vision", "content", *context, *language]
     assert all(row["norm_error"] <= row["tolerance"] for row in judged)
 
 
