@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
+import struct
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,12 @@ from llamavid.errors import BundleError
 
 GOLDEN = "golden.npz"
 MAX_BYTES = 1 << 28  # of all arrays; EVA-g and a 13B model take 8 MB
+
+# What Python's zipfile and NumPy raise of damaged files.
+_UNREADABLE = (
+    *(ValueError, KeyError, EOFError, OSError, RuntimeError, NotImplementedError, OverflowError),
+    *(zipfile.BadZipFile, struct.error),
+)
 
 Floats = npt.NDArray[np.float32]
 
@@ -74,7 +81,7 @@ def read_golden(bundle: Bundle) -> Golden:
     file = bundle.path(GOLDEN)
     try:
         return _checked(_arrays(file), bundle.manifest.model)
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except _UNREADABLE as error:
         raise BundleError(
             f"{file} holds no golden inputs ({error})",
             next_step="Make the bundle again with `llamavid export`.",

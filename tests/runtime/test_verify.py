@@ -227,7 +227,7 @@ def test_a_cache_that_is_not_rolled_back_is_found(golden: Golden, sound: Subject
         return sound.run_language(deaf, length)
 
     assert against(golden, replace(only(sound, "llm"), run_language=run)) == (
-        "PyTorch with these weights, after a rollback"
+        "PyTorch float32, after a rollback"
     )
 
 
