@@ -8,7 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
 from llamavid.console import Progress
 
@@ -82,7 +81,7 @@ def _runs(
 
     if name != LANGUAGE_STAGE:
         frames = len(golden.pixels)
-        rows = np.arange(frames) if size == 1 else arrangements(frames, size)[0]
+        rows = arrangements(frames, max(size, frames))[0]
         yield f"{len(rows)} frames", stage_inputs(golden, contract, rows)
         return
     inputs = prefill_inputs(golden, contract, min(_CACHE, bundle.manifest.model.language.context_length))
