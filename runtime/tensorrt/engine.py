@@ -70,7 +70,9 @@ class Engine:
             DeviceError: there is not enough of that memory.
         """
         chosen = self.profile(profile)
-        made = self._engine.create_execution_context()
+        # Not what the largest profile needs: a decode step's context takes little, and each cache has one.
+        strategy = self._tensorrt.api.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
+        made = self._engine.create_execution_context(strategy)
         if made is None:
             raise DeviceError(
                 f"engine {self.stage} gets no working memory ({self._tensorrt.words()}); "

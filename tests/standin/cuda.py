@@ -22,6 +22,7 @@ class cudaError_t(enum.IntEnum):
     cudaErrorMemoryAllocation = 2
     cudaErrorInsufficientDriver = 35
     cudaErrorNoDevice = 100
+    cudaErrorInvalidDevice = 101
     cudaErrorIllegalAddress = 700
     cudaErrorStreamCaptureUnsupported = 900
     cudaErrorStreamCaptureInvalidated = 901
@@ -41,6 +42,7 @@ class cudaDeviceAttr(enum.IntEnum):
 
 
 OK = cudaError_t.cudaSuccess
+WORDS = {cudaError_t.cudaErrorInvalidDevice: "invalid device ordinal"}  # where a test reads them
 ILLEGAL, INVALID = cudaError_t.cudaErrorIllegalAddress, cudaError_t.cudaErrorInvalidValue
 
 
@@ -172,7 +174,7 @@ def _counted(gpu: Gpu, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def cudaGetErrorString(gpu: Gpu, code: cudaError_t) -> tuple[cudaError_t, bytes]:
-    return OK, code.name.encode()
+    return OK, WORDS.get(code, code.name).encode()
 
 
 def cudaGetLastError(gpu: Gpu) -> tuple[cudaError_t]:
@@ -183,6 +185,10 @@ def cudaGetDeviceCount(gpu: Gpu) -> tuple[cudaError_t, int | None]:
     if gpu.driver < cudaRuntimeGetVersion(gpu)[1]:
         return cudaError_t.cudaErrorInsufficientDriver, None
     return (OK, gpu.devices) if gpu.devices else (cudaError_t.cudaErrorNoDevice, None)
+
+
+def cudaSetDevice(gpu: Gpu, device: int) -> tuple[cudaError_t]:
+    return (OK if device < gpu.devices else cudaError_t.cudaErrorInvalidDevice,)
 
 
 def cudaDriverGetVersion(gpu: Gpu) -> tuple[cudaError_t, int]:

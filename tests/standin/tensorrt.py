@@ -49,6 +49,11 @@ class TensorLocation(enum.Enum):
     HOST = 1
 
 
+class ExecutionContextAllocationStrategy(enum.Enum):
+    STATIC = 0
+    ON_PROFILE_CHANGE = 1
+
+
 class Counts:
     """What was made of engines, for tests to ask."""
 
@@ -63,7 +68,7 @@ def module(gpu: Gpu, counts: Counts, *, version: str = "11.4.0.12") -> types.Mod
     """What takes the place of `tensorrt`."""
     made: Any = types.ModuleType("tensorrt")
     made.__version__ = version
-    for kind in (ILogger, DataType, TensorIOMode, TensorLocation):
+    for kind in (ILogger, DataType, TensorIOMode, TensorLocation, ExecutionContextAllocationStrategy):
         setattr(made, kind.__name__, kind)
     made.Runtime = lambda logger: Runtime(gpu, counts, logger)
     return made
@@ -120,7 +125,9 @@ class Engine:
     def get_tensor_location(self, name: str) -> TensorLocation:
         return TensorLocation.DEVICE
 
-    def create_execution_context(self) -> Context:
+    def create_execution_context(
+        self, strategy: ExecutionContextAllocationStrategy = ExecutionContextAllocationStrategy.STATIC
+    ) -> Context:
         return Context(self)
 
 

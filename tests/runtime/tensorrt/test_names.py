@@ -30,6 +30,7 @@ CLASSES = (
     "DataType",
     "TensorIOMode",
     "TensorLocation",
+    "ExecutionContextAllocationStrategy",
 )
 
 
@@ -68,6 +69,7 @@ def test_the_software_gpu_has_no_name_that_tensorrt_has_not(version: str) -> Non
         (tensorrt_standin.DataType, "DataType"),
         (tensorrt_standin.TensorIOMode, "TensorIOMode"),
         (tensorrt_standin.TensorLocation, "TensorLocation"),
+        (tensorrt_standin.ExecutionContextAllocationStrategy, "ExecutionContextAllocationStrategy"),
     ):
         own = {name for name, _ in inspect.getmembers(stands_in) if not name.startswith("_")}
         assert own - {"from_bytes"} <= set(RECORDED[version][kind]) | {"name", "value"}, kind
