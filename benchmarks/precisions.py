@@ -1,8 +1,8 @@
 """Precisions: what each costs, in the tiny model's answers and against the published code's recordings.
 
-Every bundle is exported and asked here, in one run. bfloat16 is its emulation, since the CPU has no kernel
-for it. Ranges for int8 and fp8, and the choice of float16 sums, come from a scan of clips of the training
-split.
+Every bundle is exported and asked here, in one run. What is emulated is rounded as a GPU rounds, by
+`llamavid.export.emulation`. Ranges for int8 and fp8, and the choice of float16 sums, come from a scan of
+clips of the training split.
 
 python -m llamavid.train.little_world --split heldout --seed 1 --clips 300 -o build/tiny/heldout
 python -m llamavid.train.little_world --split train --seed 80 --clips 12 -o build/tiny/scanned
@@ -26,7 +26,7 @@ from llamavid.embedded import HOME
 from llamavid.export.emulation import EmulatedBuilder
 from llamavid.export.frame_types import FrameTypes, write_frame_graphs
 from llamavid.export.pack import ExportOptions, export_bundle
-from llamavid.export.precision import BF16
+from llamavid.export.precision import BF16, FP16, Precision
 from llamavid.export.verify import Runner, relative_errors
 from llamavid.model.checkpoint import Checkpoint, open_checkpoint
 from llamavid.runtime.clip import first_pixels
@@ -48,18 +48,20 @@ class Kind:
     name: str
     options: ExportOptions
     scans: bool = False
-    emulated: bool = False
+    emulated: Precision | None = None  # of the frame graphs
     recorded: bool = False  # compared with the recordings too
+    asked: bool = True
 
 
 KINDS = (
     Kind("fp32", ExportOptions(), recorded=True),
     Kind("fp16", ExportOptions(precision="fp16", llm_precision="fp16"), recorded=True),
+    Kind("fp16 emulated", ExportOptions(llm_precision="fp16"), emulated=FP16, recorded=True, asked=False),
     Kind("int8, language model fp32", ExportOptions(precision="int8"), scans=True),
     Kind("fp32, language model int4", ExportOptions(llm_precision="int4")),
     Kind("int8, language model int4", ExportOptions(precision="int8", llm_precision="int4"), scans=True),
     Kind("fp16 by a scan", ExportOptions(precision="fp16", llm_precision="fp16"), scans=True),
-    Kind("bf16 emulated, language model fp32", ExportOptions(), emulated=True, recorded=True),
+    Kind("bf16 emulated, language model fp32", ExportOptions(), emulated=BF16, recorded=True),
     Kind("fp8, language model fp32", ExportOptions(precision="fp8"), scans=True),
     Kind("int4, language model fp32", ExportOptions(precision="int4")),
 )
@@ -89,7 +91,7 @@ def _answers(questions: DataSet, scanned: Path, work: Path) -> Iterator[Line]:
     clips = sorted((scanned / "clips").iterdir())
     frames = first_pixels(clips, opened.config.preprocessing, frames=16)
     exact: list[bool] = []
-    for kind in KINDS:
+    for kind in (kind for kind in KINDS if kind.asked):
         bundle = _exported(
             opened, work / "tiny" / kind.name.replace(", ", "-").replace(" ", "-"), kind, frames
         )
@@ -111,14 +113,14 @@ def _exported(opened: Checkpoint, folder: Path, kind: Kind, frames: Pixels) -> B
         scanned = frames if kind.scans else None
         export_bundle(opened, folder, runner=RUNNER, options=kind.options, frames=scanned)
         if kind.emulated:
-            _emulate(opened, folder)
+            _emulate(opened, folder, kind.emulated)
     return open_bundle(folder)
 
 
-def _emulate(opened: Checkpoint, folder: Path) -> None:
-    """Puts emulated bfloat16 frame graphs into a float32 bundle."""
+def _emulate(opened: Checkpoint, folder: Path, precision: Precision) -> None:
+    """Puts emulated frame graphs into a bundle whose own are float32."""
     manifest = open_bundle(folder).manifest
-    types = FrameTypes(replace(BF16, name="bf16 emulated"))
+    types = FrameTypes(replace(precision, name=f"{precision.name} emulated"))
     with staged_folder(folder, replace=True) as stage:
         for name in manifest.files:
             (stage / name).write_bytes((folder / name).read_bytes())

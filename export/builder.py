@@ -52,6 +52,8 @@ class Value:
 class GraphBuilder:
     """One graph under construction. Must be closed: use it in a `with` block."""
 
+    emulates = False  # half precision, by float32: see `llamavid.export.emulation`
+
     def __init__(
         self,
         name: str,

@@ -73,10 +73,12 @@ def write_frame_graphs(
         "context": (context_contract, write_context),
     }
     config, precision = checkpoint.config, types.precision
+    boundary = DType.FLOAT32 if builder.emulates else precision.boundary
+    features = boundary if builder.emulates else types.features
     graphs = {}
     for index, (name, (contract_of, write)) in enumerate(writers.items()):
         on_file(f"write {name}", index, len(writers))
-        contract = contract_of(config, precision.boundary, types.features)
+        contract = contract_of(config, boundary, features)
         scales = types.scales.graphs.get(name) if types.scales else None
         with builder(name, contract, folder) as g:
             plan = types.plans.get(name, CAREFUL)

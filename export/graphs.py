@@ -24,6 +24,8 @@ def write_vision(layers: Layers, config: ModelConfig) -> None:
     """pixels [n, 3, S, S] -> features [n, 1+N, C]."""
     g, vision = layers.g, config.vision
     dtype = layers.product_type("patch_embed.proj")
+    if dtype is DType.BFLOAT16:
+        dtype = DType.FLOAT32  # Conv has no bfloat16 before opset 22; it is 0.2 % of the encoder
     pixels, size = g.cast(g.input("pixels"), dtype), [vision.patch_size] * 2
     kernel, bias = (
         g.weight(name, stored_as(layers.read(name), dtype))

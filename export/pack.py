@@ -87,11 +87,12 @@ class ExportOptions:
         ):
             if given not in known:
                 raise UsageError(f"{name} {given!r}", expected=" or ".join(str(one) for one in known if one))
-        if self.compute and self.precision not in _BYTES_A_WEIGHT.keys() - {"fp32", "fp16", "bf16"}:
+        allowed = {"int8": ("fp32", "fp16"), "int4": ("fp32", "fp16"), "fp8": ("fp16",)}
+        if self.compute and self.compute not in allowed.get(self.precision, ()):
             raise UsageError(
                 f"compute {self.compute} with precision {self.precision}",
-                expected="int8, fp8 or int4",
-                next_step=f"Leave --compute out, or pass --precision {self.compute}.",
+                expected="fp32 or fp16 around int8 and int4, fp16 around fp8",
+                next_step="Leave --compute out.",
             )
         if self.scales and not self.frame.eight_bits:
             raise UsageError(f"scales with precision {self.precision}", expected="--precision int8 or fp8")
@@ -203,14 +204,14 @@ def _parity(
     on_progress: OnProgress,
     keep: Keep,
 ) -> Iterator[ParityRow]:
-    """Rows of every graph. bfloat16 is compared by its emulation: ONNX Runtime's CPU has no kernel for it."""
+    """Rows of every graph; in half precision also as a GPU would compute them."""
     with tempfile.TemporaryDirectory(dir=stage) as folder:
+        beside, emulated = Path(folder), None
         compared = {name: graphs.get(f"{name}{EMULATED}", entry) for name, entry in graphs.items()}
-        if types.precision.compute is DType.BFLOAT16:
-            beside = Path(folder)
-            emulated = write_frame_graphs(checkpoint, beside, types, builder=EmulatedBuilder)
-            compared |= {
-                name: replace(entry, file=f"{beside.name}/{entry.file}") for name, entry in emulated.items()
+        if types.precision.compute is not DType.FLOAT32:
+            entries = write_frame_graphs(checkpoint, beside, types, builder=EmulatedBuilder)
+            emulated = {
+                name: replace(entry, file=f"{beside.name}/{entry.file}") for name, entry in entries.items()
             }
         yield from parity(
             checkpoint,
@@ -220,6 +221,7 @@ def _parity(
             int4_block=options.language.int4_block,
             frames=frames,
             types=types,
+            emulated=emulated,
             on_step=lambda what: on_progress(f"compare {what}", 0, None),
             keep=keep,
         )
@@ -254,6 +256,8 @@ def _check_disk(checkpoint: Checkpoint, stage: Path, options: ExportOptions) -> 
     for name, stored in checkpoint.tensors.items():
         kind = options.llm_precision if name.startswith("language.") else options.precision
         need += float(np.prod(stored.shape)) * _BYTES_A_WEIGHT[kind]
+        if not name.startswith("language.") and options.frame.compute is not DType.FLOAT32:
+            need += float(np.prod(stored.shape)) * 4  # emulated, until they are compared
     free = shutil.disk_usage(stage).free
     if need * 1.02 > free:
         raise BundleError(

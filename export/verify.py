@@ -19,7 +19,7 @@ from torch import Tensor
 
 from llamavid.bundle import GraphEntry, ParityRow
 from llamavid.config import LanguageConfig, ModelConfig
-from llamavid.contract import ATTENTION, RELEVANCE, Lowering
+from llamavid.contract import ATTENTION, RELEVANCE, DType, Lowering
 from llamavid.elements import as_elements
 from llamavid.errors import ParityError
 from llamavid.export.frame_types import CAREFUL_FP32, FrameTypes
@@ -75,6 +75,7 @@ def parity(
     *,
     int4_block: int | None,
     types: FrameTypes = CAREFUL_FP32,
+    emulated: dict[str, GraphEntry] | None = None,
     frames: npt.NDArray[np.float32] | None = None,
     on_step: Callable[[str], None] = lambda what: None,
     keep: Keep = lambda name, array: None,
@@ -84,27 +85,32 @@ def parity(
     Args:
         int4_block: of the language model.
         types: of the frame graphs.
+        emulated: the frame graphs by `EmulatedBuilder`, compared too.
         frames: pixels [n, 3, S, S] to compare with, the first three of them; None: drawn ones.
         keep: called with every input and every output of PyTorch, by the names of `llamavid.golden.Golden`.
     """
     pixels = sample_pixels(checkpoint.config) if frames is None else frames[:_FRAMES]
     on_step("vision: PyTorch")
     features = streamed_features(checkpoint, torch.from_numpy(pixels)).numpy()
-    on_step("vision: exported graph")
-    found = _run(runner, folder, graphs["vision"], pixels=pixels)
-    on_step("content and context")
     ids = QuestionTokenizer(checkpoint.question_vocabulary).ids(QUESTION)
-    found |= _run(runner, folder, graphs["content"], features=features)
-    found |= _run(runner, folder, graphs["context"], features=features, question_ids=ids)
+    runs = {}
+    if types.precision.compute is not DType.BFLOAT16:  # ONNX Runtime's CPU has no kernel for it
+        on_step("frame graphs: exported")
+        runs[""] = _run_frames(runner, folder, graphs, pixels, features, ids)
+    if emulated:
+        on_step("frame graphs: rounded as a GPU rounds")
+        runs[", rounded as a GPU rounds"] = _run_frames(runner, folder, emulated, pixels, features, ids)
     exact = {"features": features} | _reference_tokens(checkpoint, features, ids)
     change = rounding(types)
-    yield from _frame_rows(graphs, exact, found, judged=change is None)
+    for how, found in runs.items():
+        yield from _frame_rows(graphs, exact, found, how, judged=change is None)
     rounded = exact
     if change:
         on_step(f"frame graphs: PyTorch with the {types.precision.name} weights")
         same = streamed_features(checkpoint, torch.from_numpy(pixels), change=change).numpy()
         rounded = {"features": same} | _reference_tokens(checkpoint, features, ids, change)
-        yield from _frame_rows(graphs, rounded, found, same_weights=True)
+        for how, found in runs.items():
+            yield from _frame_rows(graphs, rounded, found, how, same_weights=True)
     outputs = {"encoded" if name == "features" else name: array for name, array in rounded.items()}
     for name, array in {"pixels": pixels, "features": features, "question_ids": ids, **outputs}.items():
         keep(name, array)
@@ -147,10 +153,20 @@ def _run(runner: Runner, folder: Path, entry: GraphEntry, **inputs: Array) -> di
     )
 
 
+def _run_frames(
+    runner: Runner, folder: Path, graphs: dict[str, GraphEntry], pixels: Array, features: Array, ids: Array
+) -> dict[str, Array]:
+    """Every output of the three, by its name; content and context of the reference's features."""
+    found = _run(runner, folder, graphs["vision"], pixels=pixels)
+    found |= _run(runner, folder, graphs["content"], features=features)
+    return found | _run(runner, folder, graphs["context"], features=features, question_ids=ids)
+
+
 def _frame_rows(
     graphs: dict[str, GraphEntry],
     reference: dict[str, Array],
     found: dict[str, Array],
+    how: str,
     *,
     judged: bool = True,
     same_weights: bool = False,
@@ -166,6 +182,7 @@ def _frame_rows(
         precision = graphs[graph].precision
         rule = "not judged" if not judged else f"{precision} frames" if same_weights else None
         against = f"PyTorch with the same {precision} weights" if same_weights else "PyTorch float32"
+        against += how
         yield _row(graphs, graph, reference[output], found[output], rule=rule, against=against, output=told)
 
 

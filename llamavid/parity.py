@@ -25,7 +25,7 @@ class Tolerance(NamedTuple):
 TOLERANCES = {
     "fp32": Tolerance(2e-5, "float32, another order of summation"),
     "fp16": Tolerance(2e-2, "float16 weights and edges; a CPU may multiply in float32"),
-    "bf16": Tolerance(1e-1, "bfloat16 keeps 8 bits; a CPU computes by its emulation, or in float32"),
+    "bf16": Tolerance(1e-1, "bfloat16 keeps 8 bits; computed by its emulation, or in float32"),
     "int8 frames": Tolerance(2e-1, "the same int8 weights, activations rounded to int8"),
     "fp8 frames": Tolerance(2e-1, "the same e4m3 weights, activations rounded to e4m3"),
     "int4 frames": Tolerance(1e-1, "the same int4 weights, activations rounded to int8 by the kernel"),
