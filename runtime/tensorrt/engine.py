@@ -55,12 +55,17 @@ class Engine:
     def contract(self) -> GraphContract:
         return self.entry.contract
 
+    @property
+    def profiles(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(profile.name for profile in self.entry.profiles)
+
     def profile(self, name: str) -> Profile:
         """Raises `BundleError` where the engine was built without it."""
         for profile in self.entry.profiles:
             if profile.name == name:
                 return profile
-        names = ", ".join(profile.name for profile in self.entry.profiles)
+        names = ", ".join(self.profiles)
         raise BundleError(f"engine {self.stage} has no profile {name!r}; it has: {names}")
 
     def context(self, profile: str) -> Context:

@@ -42,7 +42,9 @@ class EngineDecoder:
         self._embeds = engine.contract.spec("inputs_embeds")
         past = engine.contract.spec(self._layout.names[0])
         self._cache_dims = tuple(0 if dim == "cache" else int(dim) for dim in past.dims)
-        self._shortest, longest = (shape[2] for shape in bounds(engine.profile(DECODE), past))
+        # TensorRT-RTX's engines have one profile for both: it chooses kernels by the shape that comes.
+        self._decode = DECODE if DECODE in engine.profiles else PREFILL
+        self._shortest, longest = (shape[2] for shape in bounds(engine.profile(self._decode), past))
         self._limit = min(language.context_length, longest)
         self._chunk = min(PREFILL_CHUNK, bounds(engine.profile(PREFILL), self._embeds)[1][1])
         row = language.hidden * self._embeds.dtype.numpy.itemsize
@@ -121,7 +123,7 @@ class EngineDecoder:
         self._set_total(cache, 1)
         if cache.step is None:
             # TensorRT prepares for new shapes in the first run, which therefore is not captured.
-            cache.step = self._engine.context(DECODE)
+            cache.step = self._engine.context(self._decode)
             self._point(cache.step, cache, 1)
             self._step(cache.step)
         else:
@@ -210,7 +212,7 @@ class EngineDecoder:
     def _context_for(self, tokens: int) -> Context:
         """Of prefill; of decode for the one token that a prefill profile may begin above."""
         fewest = bounds(self._engine.profile(PREFILL), self._embeds)[0][1]
-        profile = DECODE if tokens == 1 and fewest > 1 else PREFILL
+        profile = self._decode if tokens == 1 and fewest > 1 else PREFILL
         if profile not in self._contexts:
             self._contexts[profile] = self._engine.context(profile)
         return self._contexts[profile]

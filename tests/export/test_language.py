@@ -15,7 +15,7 @@ from onnx import TensorProto
 from llamavid.bundle import GraphEntry
 from llamavid.contract import DType, Lowering, language_contract
 from llamavid.export.builder import GraphBuilder
-from llamavid.export.for_tensorrt import graph_for_tensorrt
+from llamavid.export.fixed_length import graph_text
 from llamavid.export.language import GRAPH, OPSET_OF, write_language
 from llamavid.export.language_graphs import EMULATED, precision_for, write_language_graphs
 from llamavid.export.layers import Layers
@@ -245,30 +245,13 @@ def test_tensorrt_is_given_a_cache_of_one_length(write: Callable[[str], Written]
     model = write("fp16")
     file = model.folder / "llm.static.onnx"
     before = file.read_bytes()
-    graph = onnx.ModelProto.FromString(graph_for_tensorrt(file, cache=768)).graph
+    graph = onnx.ModelProto.FromString(graph_text(file, {"cache": 768})).graph
     for value in (*graph.input, *graph.output):
         dims = value.type.tensor_type.shape.dim
         if value.name.startswith(("past.", "present.")):
             assert dims[2].dim_value == 768
         assert not any(dim.dim_param == "cache" for dim in dims)
     assert file.read_bytes() == before
-
-
-@pytest.mark.parametrize("precision", BOUNDS)
-def test_attention_in_float32_may_be_taken_apart(write: Callable[[str], Written], precision: str) -> None:
-    """It has no fused kernel there and TensorRT fails to build it otherwise; ONNX knows no such attribute."""
-    file = write(precision).folder / "llm.static.onnx"
-    graph = onnx.ModelProto.FromString(graph_for_tensorrt(file, cache=768)).graph
-    marked = [
-        attribute.i
-        for node in graph.node
-        if node.op_type == "Attention"
-        for attribute in node.attribute
-        if attribute.name == "TRT_decomposable"
-    ]
-    layers = sum(node.op_type == "Attention" for node in graph.node)
-    assert marked == ([1] * layers if precision == "fp32" else [])
-    onnx.checker.check_model(str(file), full_check=True)
 
 
 def test_what_hides_a_score_stays_inside_its_type(write: Callable[[str], Written]) -> None:

@@ -33,12 +33,14 @@ def write_engines(
     frames: int = 4,
     prefill: int = 64,
     cache: tuple[int, int] | None = None,
+    decode: bool = True,
 ) -> Path:
     """Engines of every graph for one target; not stamped. Gives their folder.
 
     Args:
         frames, prefill: the largest runs.
         cache: the shortest and the longest; equal where the engine has but one.
+        decode: whether the language engine has a profile to write with; TensorRT-RTX's has one for both.
     """
     bundle = open_bundle(folder)
     place = folder / FOLDER / target
@@ -47,7 +49,7 @@ def write_engines(
     sizes = {"cache": cache or (min(256, context), context), "frames": (1, frames), "prefill": (1, prefill)}
     entries = {}
     for stage in ("vision", "content", "context", "llm"):
-        entries[stage] = _engine(bundle, place, stage, lowering, sizes)
+        entries[stage] = _engine(bundle, place, stage, lowering, sizes, decode=decode)
     manifest = EngineManifest(
         FORMAT_VERSION,
         bundle.digest,
@@ -82,12 +84,18 @@ def passed(engines: EngineSet) -> list[ParityRow]:
 
 
 def _engine(
-    bundle: Bundle, place: Path, stage: str, lowering: Lowering, sizes: dict[str, tuple[int, int]]
+    bundle: Bundle,
+    place: Path,
+    stage: str,
+    lowering: Lowering,
+    sizes: dict[str, tuple[int, int]],
+    *,
+    decode: bool,
 ) -> EngineEntry:
     graph = f"llm.{lowering.value}" if stage == "llm" else stage
     entry = bundle.manifest.graphs[graph]
     contract = entry.contract
-    profiles = _profiles(bundle, contract, sizes)
+    profiles = _profiles(bundle, contract, sizes, decode=decode)
     plan = {
         "onnx": str(bundle.path(entry.file).resolve()),
         "tensors": [
@@ -111,17 +119,16 @@ def _engine(
 
 
 def _profiles(
-    bundle: Bundle, contract: GraphContract, sizes: dict[str, tuple[int, int]]
+    bundle: Bundle, contract: GraphContract, sizes: dict[str, tuple[int, int]], *, decode: bool
 ) -> tuple[Profile, ...]:
     model = bundle.manifest.model
     patches, words = model.vision.patches, model.text_decoder.max_tokens
     if not any(spec.name == "inputs_embeds" for spec in contract.inputs):
         ranges = {"n": sizes["frames"], "R": (patches, patches + 1), "L": (1, words)}
         return (_profile("frames", contract, ranges),)
-    return (
-        _profile("prefill", contract, {"T": sizes["prefill"], "cache": sizes["cache"]}),
-        _profile("decode", contract, {"T": (1, 1), "cache": sizes["cache"]}),
-    )
+    reading = _profile("prefill", contract, {"T": sizes["prefill"], "cache": sizes["cache"]})
+    writing = _profile("decode", contract, {"T": (1, 1), "cache": sizes["cache"]})
+    return (reading, writing) if decode else (reading,)
 
 
 def _profile(name: str, contract: GraphContract, ranges: dict[str, tuple[int, int]]) -> Profile:

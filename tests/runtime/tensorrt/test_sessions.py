@@ -56,6 +56,16 @@ def test_a_chunk_after_the_other_and_one_batch_after_the_other_change_no_word(
     assert machine.leaks() == {}
 
 
+def test_an_engine_with_one_profile_reads_and_writes_with_it(
+    machine: Machine, stamped: Make, on_cpu: Answer
+) -> None:
+    """TensorRT-RTX stores the weights once a profile: a second would double the engine."""
+    with VideoSession.open(stamped(machine, decode=False)) as session:
+        session.watch(sample_clip(), fps=2)
+        assert session.ask(QUESTION, max_new_tokens=24).token_ids == on_cpu.token_ids
+    assert machine.leaks() == {}
+
+
 def test_features_beyond_the_budget_lie_on_the_host_and_come_back(
     machine: Machine, stamped: Make, on_cpu: Answer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
