@@ -452,6 +452,15 @@ def test_a_package_that_was_asked_for_is_no_failure(bundle: Bundle, tmp_path: Pa
     assert not (bundle.folder / "engines").exists()
 
 
+@pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="here is a GPU")
+def test_this_machine_without_a_gpu_is_no_target(bundle: Bundle) -> None:
+    done = llamavid("build", bundle.folder, "--target", "this")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert line.endswith("Name another --target, and build there.")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
