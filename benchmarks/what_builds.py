@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING
 from benchmarks.one_build import Build, built
 from benchmarks.report import machine
 from llamavid.export.tensorrt_library import open_library
-from llamavid.targets import Capability, Library, precisions_of
+from llamavid.targets import Capability, Library, find_target, precisions_of
 
 if TYPE_CHECKING:  # it brings PyTorch, which a process that builds is not to load
     from benchmarks.every_graph import WrittenGraph
 
 PAGE = Path(__file__).parent.parent / "docs" / "what-builds.md"
-CAPABILITIES: tuple[Capability, ...] = ((7, 5), (8, 0), (8, 6), (8, 9), (12, 0))
+CAPABILITIES: tuple[Capability, ...] = ((8, 0), (8, 6), (8, 9), (12, 0))
 
 
 def main(models: tuple[str, ...]) -> None:
@@ -117,12 +117,14 @@ def _not_built() -> list[str]:
     """What a device does not have, refused before anything is built."""
     all_of_them = precisions_of(CAPABILITIES[-1])
     lacking = {c: [p for p in all_of_them if p not in precisions_of(c)] for c in CAPABILITIES}
+    lacking[(7, 5)] = [p for p in all_of_them if p not in find_target("rtx-sm75").precisions]
     named = [f"SM{a}{b}: {', '.join(absent)}" for (a, b), absent in lacking.items() if absent]
     return [
         "## What does not",
         "",
         f"Refused in one line before anything is built: {'; '.join(named)}.",
-        "TensorRT-RTX has no SM87 (Orin), SM90 (H100) and SM110 (Thor): their engines are TensorRT's, built",
+        "int8 on SM75 must be exported with `--compute fp16`: TensorRT-RTX has no float32 product there.",
+        "It has no SM87 (Orin), SM90 (H100) and SM110 (Thor): their engines are TensorRT's, built",
         "on the device.",
     ]
 

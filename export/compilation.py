@@ -84,8 +84,7 @@ def compiled(
     for shapes in profiles:
         _add_profile(trt, graph, builder, config, shapes)
     if trt.has_timing_cache:
-        cache = config.create_timing_cache(timing_cache)
-        config.set_timing_cache(cache, False)  # one of another device is refused
+        _set_timing_cache(config, timing_cache)
     with Interruption() as interruption:
         config.progress_monitor = _monitor(trt, on_step, interruption)
         plan = builder.build_serialized_network(network, config)
@@ -111,12 +110,13 @@ def require_settings(trt: TensorRt, settings: Settings) -> None:
         raise UsageError("--hardware-compatible", expected="compute capability 8.0 or later")
 
 
-def merged_timing_caches(trt: TensorRt, ours: bytes, theirs: bytes) -> bytes:
-    """Both measurements; of what both measured, theirs."""
+def merged_timing_caches(trt: TensorRt, theirs: bytes, ours: bytes) -> bytes:
+    """Both measurements; ours alone where theirs are of another device or damaged."""
     config = trt.module.Builder(trt.log).create_builder_config()
-    cache = config.create_timing_cache(ours)
-    cache.combine(config.create_timing_cache(theirs), False)
-    return bytes(cache.serialize())
+    both, other = config.create_timing_cache(ours), config.create_timing_cache(theirs)
+    if both is None or other is None or not both.combine(other, False):
+        return ours
+    return bytes(both.serialize())
 
 
 def _network_flags(trt: TensorRt) -> int:
@@ -197,6 +197,13 @@ def _configured(trt: TensorRt, builder: Any, settings: Settings) -> Any:
     # Names of layers are what a profile and a bisection are read by.
     config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
     return config
+
+
+def _set_timing_cache(config: Any, known: bytes) -> None:
+    """One that is damaged or of another device is refused; an empty one is not."""
+    cache = config.create_timing_cache(known)
+    if cache is None or not config.set_timing_cache(cache, False):
+        config.set_timing_cache(config.create_timing_cache(b""), False)
 
 
 def _add_profile(trt: TensorRt, graph: str, builder: Any, config: Any, shapes: Profile) -> None:

@@ -24,6 +24,7 @@ _WHY = {
 _PLUGIN = ("plugin not found", "failed to load")  # how an operator that is not known is spoken of
 _MIXED = re.compile(r"must have same input types.*?of types (\w+) and (\w+)")
 _HARDWARE_TYPES = re.compile(r"target\(s\) (\S+?),.*datatypes: ([\w ,]+)")
+_NO_FLOAT32 = re.compile(r"Cannot compile operation '(\S+)' for .*?\((\w+)\): FP32 GEMM")
 _NODE = re.compile(r"(?:ForeignNode\[|node )([\w./:]+)")
 _TYPES = {"Float": "float32", "Half": "float16", "BFloat16": "bfloat16", "b16": "bfloat16", "fp8_e4m3": "fp8"}
 _REEXPORT = "Export the bundle again with this version of llamavid."
@@ -68,6 +69,13 @@ def builder_refusal(trt: TensorRt, graph: str, errors: list[str]) -> LlamaVidErr
         return DeviceError(
             f"graph {graph} computes in {kinds}, which {target.upper()} does not have",
             next_step="Export the bundle again in another precision, or choose another --target.",
+        )
+    product = _NO_FLOAT32.search(text)
+    if product:
+        node, device = product.groups()
+        return DeviceError(
+            f"graph {graph} multiplies in float32 (node {node}), which {trt.label} does not for {device}",
+            next_step="Export the bundle again with --precision fp16, or int8 and --compute fp16.",
         )
     if "out of memory" in text.lower() or "OutOfMemory" in text:
         return DeviceError(

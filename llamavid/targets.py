@@ -52,7 +52,11 @@ class Target:
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        return precisions_of(self.capability)
+        """TensorRT-RTX has no float32 product for compute capability 7.5 (tried: docs/what-builds.md)."""
+        lacks_float32 = self.library is Library.TENSORRT_RTX and self.capability < (8, 0)
+        return tuple(
+            name for name in precisions_of(self.capability) if not (name == "fp32" and lacks_float32)
+        )
 
     def takes(self, version: Version) -> bool:
         """Whether that version of the library builds for it: (10, 16) includes 10.16.2."""

@@ -124,6 +124,13 @@ def test_bfloat16_is_refused_for_turing(trt: TensorRt, tmp_path: Path) -> None:
     assert line.startswith("graph content computes in bfloat16, which SM75 does not have. Export the bundle")
 
 
+def test_float32_products_are_refused_for_turing(trt: TensorRt, tmp_path: Path) -> None:
+    file = write_graph(tmp_path, [node("MatMul", ["x", "w"], ["y"])], FLOAT, (square("w", np.float32),))
+    line = refusal(trt, file, DType.FLOAT32, Settings(capabilities=((7, 5),)))
+    assert "graph content multiplies in float32 (node layers.3/MatMul), which TensorRT-RTX 1" in line
+    assert "does not for SM75. Export the bundle again with --precision fp16" in line
+
+
 def test_fp8_is_refused_for_ampere_and_built_for_ada(trt: TensorRt, tmp_path: Path) -> None:
     zero = helper.make_tensor("zero", TensorProto.FLOAT8E4M3FN, [], [0.0])
     scale = onnx.numpy_helper.from_array(np.float16(0.1), "scale")

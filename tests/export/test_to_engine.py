@@ -285,6 +285,12 @@ def test_a_precision_that_the_target_lacks_is_said_before_anything_is_built(
         built(of_fp8, trt)
 
 
+def test_turing_has_no_float32_in_tensorrt_rtx(bundle: Bundle, trt: TensorRt) -> None:
+    of_fp32 = changed(bundle, "content", precision="fp32")
+    with pytest.raises(DeviceError, match="in fp32, which rtx-sm75 does not have; expected fp16, int8"):
+        build_engines(Job(of_fp32, find_target("rtx-sm75"), trt, CONTENT))
+
+
 def test_a_bundle_without_the_language_graph_says_how_to_get_one(bundle: Bundle, trt: TensorRt) -> None:
     manifest = json.loads((bundle.folder / MANIFEST).read_text())
     for graph in ("llm.static", "llm.primitive"):
