@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # it brings PyTorch, which a process that builds is not to lo
     from benchmarks.every_graph import WrittenGraph
 
 PAGE = Path(__file__).parent.parent / "docs" / "what-builds.md"
+SCRATCH = PAGE.parent.parent / "build"
 CAPABILITIES: tuple[Capability, ...] = ((8, 0), (8, 6), (8, 9), (12, 0))
 
 
@@ -35,7 +36,8 @@ def main(models: tuple[str, ...]) -> None:
     found = _known()
     for model in models:
         found = [build for build in found if build.model != model]
-        with tempfile.TemporaryDirectory(prefix="what-builds-", dir=Path.cwd()) as folder:
+        SCRATCH.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="what-builds-", dir=SCRATCH) as folder:
             found += _builds_of(model, Path(folder))
     library = open_library(Library.TENSORRT_RTX).label
     on = machine()
