@@ -169,12 +169,6 @@ def test_a_graph_that_is_not_its_contracts_is_refused(
     assert refusal(trt, file, DType.FLOAT32, contract=contract) == said
 
 
-def test_a_profile_out_of_order_is_refused(trt: TensorRt, tmp_path: Path) -> None:
-    file = write_graph(tmp_path, [node("Relu", ["x"], ["y"])], FLOAT)
-    line = refusal(trt, file, DType.FLOAT32, profiles=frames(largest=1))
-    assert line.endswith("does not take the shapes of profile frames")
-
-
 def test_steps_of_the_build_are_told_and_the_engine_is_bytes(trt: TensorRt, tmp_path: Path) -> None:
     steps: list[tuple[str, int, int]] = []
     result = compiled(
