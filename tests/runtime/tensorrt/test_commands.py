@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from llamavid.cli import main
+from llamavid.contract import Lowering
 from llamavid.embedded import sample_clip
 from llamavid.engines import STAMP
 from llamavid.runtime.session import Answer
@@ -77,3 +79,18 @@ def test_doctor_tells_which_engines_would_answer(late: Machine, stamped: Make) -
     assert not found["engines h200"]["ok"]
     assert "capability 9.0; expected 8.0" in found["engines h200"]["text"]
     assert late.counts.deserialized == 0
+
+
+@pytest.mark.parametrize("lowering", [Lowering.STATIC, Lowering.PRIMITIVE], ids=lambda each: each.value)
+def test_engines_that_verify_stamps_answer(
+    late: Machine, short_bundle: Path, tmp_path: Path, lowering: Lowering
+) -> None:
+    folder = shutil.copytree(short_bundle, tmp_path / "bundle")
+    write_engines(folder, lowering=lowering, frames=2)
+    asked = ("ask", folder, sample_clip(), "What?", "--max-new-tokens", "2")
+    assert "never compared" in typed(*asked).stderr
+    assert typed("verify", folder, "--target", "a100").exit_code == 0
+    before = late.counts.runs[f"llm.{lowering.value}.onnx"]
+    assert typed(*asked).exit_code == 0
+    assert late.counts.runs[f"llm.{lowering.value}.onnx"] > before
+    assert late.leaks() == {}
