@@ -30,7 +30,7 @@ from transformers import (
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from llamavid.config import LanguageConfig
-from llamavid.export.language import rope_tables
+from llamavid.export.attention import rope_tables
 from llamavid.model import LlamaVid, load_model
 from llamavid.model.parts import llama_config
 from llamavid.model.random_checkpoint import write_random_checkpoint
