@@ -141,7 +141,7 @@ def test_something_that_is_always_zero_has_no_scale(seen: Activations) -> None:
         seen.graphs["content"].inputs["content_projector.0"],
     )
     try:
-        with pytest.raises(ScalesError, match=r"content_projector\.0 of graph content is 0 in all 2 frames"):
+        with pytest.raises(ScalesError, match=r"content_projector\.0 of graph content is 0 in all 3 frames"):
             scales_from(seen, EightBits.INT8)
     finally:
         seen.graphs["content"].inputs["content_projector.0"] = before

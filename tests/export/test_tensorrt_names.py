@@ -1,9 +1,9 @@
 """Every TensorRT name that we call exists in every version that we claim, without having them installed.
 
-Attributes are read out of the source of the builder and the executor. `tensorrt_names.json` says which of
-six released bindings (10.3.0, JetPack 6, to 11.4.0, and TensorRT-RTX) have which name: "xxxx--" are the
-first four. A name that not all have must be asked for with hasattr, or getattr with a default, in the same
-function; behind one such question stand all names that come with the one asked for.
+Attributes are read out of the source of the builder and the executor, and held against six released bindings:
+10.3.0 (JetPack 6) to 11.4.0, and TensorRT-RTX. A name that not all have must be asked for with hasattr, or
+getattr with a default, in the same function; behind one such question stand all names that come with the one
+asked for.
 """
 
 from __future__ import annotations
@@ -11,31 +11,18 @@ from __future__ import annotations
 import ast
 import ctypes
 import importlib
-import json
 import re
 from collections import deque
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.tensorrt_names import ALL, CLASSES, TOP
+
 ROOT = Path(__file__).parent.parent.parent
-TABLE = json.loads((Path(__file__).parent / "tensorrt_names.json").read_text())
-VERSIONS: list[str] = TABLE["versions"]
-ALL = frozenset(VERSIONS)
-
-# Class -> name -> the versions that have it.
-CLASSES: dict[str, dict[str, frozenset[str]]] = {
-    kind: {
-        name: frozenset(v for v, mark in zip(VERSIONS, marks, strict=True) if mark == "x")
-        for marks, names in rows.items()
-        for name in names.split()
-    }
-    for kind, rows in TABLE["classes"].items()
-}
-TOP = CLASSES.pop("__top__")
-
 FILES = [
     *(ROOT / "export" / f"{name}.py" for name in ("compilation", "refusals", "tensorrt_library")),
     *sorted((ROOT / "runtime" / "tensorrt").glob("*.py")),
@@ -108,6 +95,7 @@ def used(function: ast.FunctionDef) -> Iterator[tuple[str, frozenset[str] | None
             yield node.attr, versions_of(node.attr) or None
 
 
+@cache
 def our_names() -> set[str]:
     """Every function, class, argument and field that we define."""
     names: set[str] = set()

@@ -1,62 +1,18 @@
-"""Every vendor's name that running engines uses exists in each version that is claimed.
+"""The software GPU, over which the other tests run, has no name that the vendors' have not.
 
-What the executor calls is read out of its source. The software GPU, over which the other tests run, has no
-name that the vendors' have not.
+That the executor's own names exist in every version is held by `tests/export/test_tensorrt_names.py`.
 """
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import inspect
-import json
-from pathlib import Path
 
 import pytest
 
 from tests.standin import cuda as cuda_standin
 from tests.standin import tensorrt as tensorrt_standin
-
-ROOT = Path(__file__).parent.parent.parent.parent
-FOLDER = ROOT / "runtime" / "tensorrt"
-RECORDED = json.loads((Path(__file__).parent / "recorded_names.json").read_text())
-VERSIONS = list(RECORDED)
-ONLY_WHERE_ASKED = {"is_stream_capturable"}  # looked for with getattr
-CLASSES = (
-    "Runtime",
-    "ICudaEngine",
-    "IExecutionContext",
-    "ILogger",
-    "DataType",
-    "TensorIOMode",
-    "TensorLocation",
-    "ExecutionContextAllocationStrategy",
-)
-
-
-def attributes_used() -> set[str]:
-    """What follows a dot anywhere in the executor, and is a name of TensorRT's in some version."""
-    known = {name for version in RECORDED.values() for names in version.values() for name in names}
-    found = {
-        node.attr
-        for file in FOLDER.glob("*.py")
-        for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.Attribute)
-    }
-    return found & known
-
-
-def test_the_names_that_matter_are_found() -> None:
-    """So that the test below has something to say."""
-    assert {"deserialize_cuda_engine", "execute_async_v3", "set_tensor_address"} <= attributes_used()
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_tensorrt_has_what_is_called_in_every_version(version: str) -> None:
-    names = {name for kind in CLASSES for name in RECORDED[version][kind]} | set(RECORDED[version]["__top__"])
-    everywhere = {name for kinds in RECORDED.values() for each in kinds.values() for name in each}
-    used = {name for name in attributes_used() if name in everywhere} - ONLY_WHERE_ASKED
-    assert used - names == set()
+from tests.tensorrt_names import VERSIONS, names_of
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -72,7 +28,7 @@ def test_the_software_gpu_has_no_name_that_tensorrt_has_not(version: str) -> Non
         (tensorrt_standin.ExecutionContextAllocationStrategy, "ExecutionContextAllocationStrategy"),
     ):
         own = {name for name, _ in inspect.getmembers(stands_in) if not name.startswith("_")}
-        assert own - {"from_bytes"} <= set(RECORDED[version][kind]) | {"name", "value"}, kind
+        assert own - {"from_bytes"} <= names_of(kind, version) | {"name", "value"}, kind
 
 
 @pytest.mark.skipif(
