@@ -53,6 +53,17 @@ def test_an_engine_checkpoint_ends_in_the_line_to_run_next(tmp_path: Path) -> No
     }
 
 
+@pytest.mark.parametrize("words", [["--llm", "tensorrt-llm"], ["--llm=tensorrt-llm"]])
+def test_build_with_another_runtime_s_language_model_is_the_same_command(
+    words: list[str], tmp_path: Path
+) -> None:
+    typed = ["build", *words, str(SHORT / "checkpoint"), "-o", str(tmp_path / "built"), *NEARBY]
+    assert CliRunner().invoke(main, typed).exit_code == 0
+    assert export_llm("short-video", tmp_path / "exported").exit_code == 0
+    for made in (tmp_path / "exported").iterdir():
+        assert (tmp_path / "built" / made.name).read_bytes() == made.read_bytes()
+
+
 @pytest.mark.parametrize("kind", ["engine", "pytorch", "huggingface"])
 def test_json_prints_what_was_made(kind: str, tmp_path: Path) -> None:
     result = export_llm("short-video", tmp_path / "v", "--format", kind, "--json")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llamavid.commands.building_llm import build_llm
 from llamavid.commands.quantities import ByteSize
 from llamavid.console import Progress, error_line, remark
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from llamavid.export.job import BuildOptions
     from llamavid.export.site import Site
     from llamavid.targets import Target
+
+
+OURS, TENSORRT_LLM = "engine", "tensorrt-llm"
 
 
 class Triple(click.ParamType):
@@ -37,8 +41,30 @@ class Triple(click.ParamType):
         return int(parts[0]), int(parts[1]), int(parts[2])
 
 
-@click.command()
+class EnginesOrVicuna(click.Command):
+    """`build --llm tensorrt-llm CHECKPOINT ...` is `export-llm CHECKPOINT ...`."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        for words in (["--llm", TENSORRT_LLM], [f"--llm={TENSORRT_LLM}"]):
+            for at in range(len(args) - len(words) + 1):
+                if args[at : at + len(words)] == words:
+                    rest = args[:at] + args[at + len(words) :]
+                    return build_llm.make_context(info_name, rest, parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+
+@click.command(cls=EnginesOrVicuna)
 @click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--llm",
+    type=click.Choice([OURS, TENSORRT_LLM]),
+    default=OURS,
+    show_default=True,
+    expose_value=False,
+    help="What runs the language model; tensorrt-llm takes a CHECKPOINT and is `llamavid export-llm`.",
+)
 @click.option(
     "--target", "targets", multiple=True, required=True, help="Which device; 'this' is the GPU here."
 )
