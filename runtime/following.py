@@ -122,21 +122,17 @@ class Following:
             yield answer
 
     def _pieces(self) -> Iterator[PixelBatch]:
-        """Batches, cut after each frame at which an answer falls due; those of a live source are whole."""
+        """Batches, cut after each frame at which an answer falls due, but for a live source's, and after the
+        last frame of all."""
         for batch in self._stream.batches(BATCH):
             if self._due is None:
                 self._due = batch.frames[0].pts_seconds + self._every
-            start, end = 0, len(batch.frames)
-            while start < end:
-                stop = end if self._source.is_live else self._next_due(batch.frames, start)
+            start = 0
+            while start < len(batch.frames):
+                cut = self._until_seconds if self._source.is_live else min(self._due, self._until_seconds)
+                stop = _first_from(cut, batch.frames, start) + 1
                 yield PixelBatch(batch.pixels[start:stop], batch.frames[start:stop])
                 start = stop
-
-    def _next_due(self, frames: tuple[FrameTime, ...], start: int) -> int:
-        """Where a piece from `start` on ends."""
-        assert self._due is not None
-        ends = (at for at in range(start, len(frames)) if frames[at].pts_seconds >= self._due)
-        return next(ends, len(frames) - 1) + 1
 
     def _falls_due(self, newest_seconds: float) -> bool:
         """Whether an answer is due; then all moments that have passed are dealt with."""
@@ -147,3 +143,9 @@ class Following:
         self._due += moments * self._every
         self._skipped += moments - 1
         return True
+
+
+def _first_from(seconds: float, frames: tuple[FrameTime, ...], start: int) -> int:
+    """The place of the first frame at or after that moment, from `start` on; of the last where none is."""
+    found = (at for at in range(start, len(frames)) if frames[at].pts_seconds >= seconds)
+    return next(found, len(frames) - 1)

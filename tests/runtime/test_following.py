@@ -61,6 +61,23 @@ def test_a_stream_can_be_followed_for_a_time_however_seldom_it_is_answered(
     assert moments(list(following.answers())) == [4]
 
 
+@pytest.mark.parametrize("is_live", [False, True])
+def test_nothing_after_the_last_frame_is_seen_even_where_it_comes_with_it(
+    session: StreamSession, is_live: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The encoder is slow, so that the other frames come in whole batches."""
+    see = session.see
+    monkeypatch.setattr(session, "see", lambda *new: (time.sleep(0.2), see(*new)))
+    source = PushSource(capacity=WAITING_FRAMES, is_live=is_live)
+    for at in range(WAITING_FRAMES):
+        source.push(drawn_frame(at), float(at))
+    source.end()
+    following = Following(session, source, every_seconds=100, until_seconds=4.5)
+    (answer,) = following.answers()
+    assert answer.last.pts_seconds == 5
+    assert following.counters().frames_encoded == 6
+
+
 def test_what_falls_due_between_two_frames_is_answered_once_and_counted(
     session: StreamSession, clip: Path
 ) -> None:
