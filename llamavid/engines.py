@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import json
 import platform
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from llamavid.config import MAX_DIMENSION, dataclass_from_json
 from llamavid.contract import GraphContract, Lowering
 from llamavid.errors import BundleError, DeviceError, ParityError
 from llamavid.replacing import replacing
-from llamavid.targets import Capability, Library, dotted, version_of
+from llamavid.targets import THIS, Capability, Library, dotted, version_of
 
 FOLDER, ENGINES, STAMP = "engines", "engines.json", "stamp.json"
 FORMAT_VERSION = 1
@@ -125,8 +126,17 @@ class EngineSet:
     manifest: EngineManifest
     digest: str  # sha256 of engines.json
 
+    @property
+    def bundle_folder(self) -> Path:
+        return self.folder.parent.parent
+
     def path(self, stage: str) -> Path:
         return self.folder / self.manifest.engines[stage].file
+
+
+def command(name: str, bundle: Path, target: str) -> str:
+    """`llamavid build` or `verify`, as it is to be typed."""
+    return shlex.join(["llamavid", name, str(bundle), "--target", target])
 
 
 def engine_sets(bundle: Bundle) -> tuple[str, ...]:
@@ -146,7 +156,7 @@ def open_engines(bundle: Bundle, target: str) -> EngineSet:
         BundleError: it is missing, damaged, unsafe, or made of another bundle.
     """
     folder = bundle.folder / FOLDER / target
-    again = f"Run: llamavid build {bundle.folder} --target {target}."
+    again = f"Run: {command('build', bundle.folder, target)}."
     sets = engine_sets(bundle)
     if target not in sets:
         given = f"{bundle.folder} has no engines for {target}; it has: {', '.join(sets) or 'none'}"
@@ -172,7 +182,7 @@ def require_device(engines: EngineSet, device: Device) -> None:
     To be called before anything is deserialized: what is wrong there can crash, or run and be wrong.
     """
     manifest = engines.manifest
-    again = f"Build it again here: llamavid build {engines.folder.parent.parent} --target this."
+    again = f"Build it again here: {command('build', engines.bundle_folder, THIS)}."
     if device.library is not manifest.library:
         raise DeviceError(
             f"{engines.folder} is for {manifest.library.product}; {device.library.product} is installed",
@@ -205,8 +215,7 @@ def require_stamp(engines: EngineSet, device: Device) -> Stamp:
     Raises:
         ParityError: there is none, or it is of another set, device, driver or version.
     """
-    bundle, target = engines.folder.parent.parent, engines.manifest.target
-    verify = f"Run: llamavid verify {bundle} --target {target}."
+    verify = f"Run: {command('verify', engines.bundle_folder, engines.manifest.target)}."
     if not (engines.folder / STAMP).is_file():
         raise ParityError(f"{engines.folder} was never compared with the model here", next_step=verify)
     stamp, _ = _read(Stamp, engines.folder / STAMP, verify)

@@ -189,7 +189,7 @@ def _sets_here(bundle: Bundle, target: str | None) -> list[tuple[EngineSet, Devi
     Raises:
         BundleError, DeviceError: what was asked for is not there, or not for this machine.
     """
-    from llamavid.engines import engine_sets, open_engines, require_device
+    from llamavid.engines import command, engine_sets, open_engines, require_device
     from llamavid.targets import THIS, find_target
 
     named = target not in (None, THIS)
@@ -198,7 +198,7 @@ def _sets_here(bundle: Bundle, target: str | None) -> list[tuple[EngineSet, Devi
         return []
     if not names:
         raise DeviceError(
-            f"{bundle.folder} has no engines", next_step=f"Run: llamavid build {bundle.folder} --target this."
+            f"{bundle.folder} has no engines", next_step=f"Run: {command('build', bundle.folder, THIS)}."
         )
     opened = [open_engines(bundle, name) for name in names]
     from llamavid.runtime.tensorrt.device import this_device
@@ -216,7 +216,7 @@ def _sets_here(bundle: Bundle, target: str | None) -> list[tuple[EngineSet, Devi
     if not found:
         raise DeviceError(
             f"none of the engine sets {', '.join(names)} is for this machine",
-            next_step=f"Run: llamavid build {bundle.folder} --target this, or pass --on cpu.",
+            next_step=f"Run: {command('build', bundle.folder, THIS)}, or pass --on cpu.",
         )
     return found
 

@@ -8,7 +8,15 @@ from __future__ import annotations
 import platform
 
 from llamavid.bundle import Bundle
-from llamavid.engines import Device, EngineSet, engine_sets, open_engines, require_device, require_stamp
+from llamavid.engines import (
+    Device,
+    EngineSet,
+    command,
+    engine_sets,
+    open_engines,
+    require_device,
+    require_stamp,
+)
 from llamavid.errors import BundleError, DeviceError, LlamaVidError, ParityError
 from llamavid.runtime.tensorrt.device import this_device
 from llamavid.targets import THIS, Library, find_target, target_of, version_of
@@ -45,7 +53,7 @@ def _for_this_machine(bundle: Bundle) -> tuple[EngineSet, Device]:
     if not names:
         raise BundleError(
             f"{bundle.folder} has no engines",
-            next_step=f"Run: llamavid build {bundle.folder} --target {THIS}. Or pass --on cpu.",
+            next_step=f"Run: {command('build', bundle.folder, THIS)}. Or pass --on cpu.",
         )
     mine = _names_of_this_machine()
     refused: dict[str, LlamaVidError] = {}

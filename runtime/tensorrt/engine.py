@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llamavid.contract import GraphContract, TensorSpec
-from llamavid.engines import EngineEntry, EngineSet, Profile
+from llamavid.engines import EngineEntry, EngineSet, Profile, command
 from llamavid.errors import BundleError, DeviceError
 from llamavid.runtime.tensorrt.buffers import ALIGNMENT
 from llamavid.runtime.tensorrt.cuda import Cuda, Stream
@@ -30,7 +30,7 @@ class Engine:
             BundleError: the set has no such stage, or the engine is not what engines.json says.
             DeviceError: TensorRT does not take it.
         """
-        again = f"Run: llamavid build {engines.folder.parent.parent} --target {engines.manifest.target}."
+        again = f"Run: {command('build', engines.bundle_folder, engines.manifest.target)}."
         if stage not in engines.manifest.engines:
             stages = ", ".join(engines.manifest.engines) or "none"
             raise BundleError(

@@ -117,6 +117,17 @@ def test_of_several_sets_this_machine_takes_its_own(late: Machine, bundle: Path)
         VideoSession.open(bundle)
 
 
+def test_a_command_to_run_next_can_be_typed_where_the_bundle_s_name_has_a_space(
+    late: Machine, bundle: Path
+) -> None:
+    folder = bundle.rename(bundle.with_name("my bundle"))
+    with pytest.raises(BundleError, match=f"Run: llamavid build '{folder}' --target this"):
+        VideoSession.open(folder, on="this")
+    write_engines(folder)
+    with pytest.raises(ParityError, match=f"Run: llamavid verify '{folder}' --target a100"):
+        VideoSession.open(folder)
+
+
 NO_GPU: dict[str, tuple[dict[str, int], str]] = {
     "no driver": ({"driver": 0}, "has no NVIDIA driver"),
     "an old driver": ({"driver": 12020}, "knows CUDA up to 12.2; expected 13.0"),
