@@ -176,6 +176,39 @@ def open_engines(bundle: Bundle, target: str) -> EngineSet:
     return EngineSet(folder, manifest, digest)
 
 
+def read_engine(engines: EngineSet, stage: str) -> bytes:
+    """An engine's bytes, checked again: sessions load it late, and the set may have been built anew since.
+
+    Raises:
+        BundleError: the set has none for that stage, or it is not the one that was opened.
+    """
+    again = f"Run: {command('build', engines.bundle_folder, engines.manifest.target)}."
+    require_stages(engines, [stage])
+    try:
+        plan = engines.path(stage).read_bytes()
+    except OSError as error:
+        raise BundleError(
+            f"{engines.path(stage)} cannot be read ({error.strerror})", next_step=again
+        ) from error
+    if hashlib.sha256(plan).hexdigest() != engines.manifest.engines[stage].content.sha256:
+        raise BundleError(
+            f"{engines.path(stage)} has changed since it was opened",
+            next_step="Try again; engines that were built anew are to be verified first.",
+        )
+    return plan
+
+
+def require_stages(engines: EngineSet, stages: Iterable[str]) -> None:
+    """Raises `BundleError` where the set has no engine for one of them."""
+    missing = [stage for stage in stages if stage not in engines.manifest.engines]
+    if missing:
+        raise BundleError(
+            f"{engines.folder} has no engine for {', '.join(missing)}; "
+            f"it has: {', '.join(engines.manifest.engines)}",
+            next_step=f"Run: {command('build', engines.bundle_folder, engines.manifest.target)}.",
+        )
+
+
 def require_device(engines: EngineSet, device: Device) -> None:
     """Raises `DeviceError` unless the set was built for that device and library.
 

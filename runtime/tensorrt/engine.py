@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llamavid.contract import GraphContract, TensorSpec
-from llamavid.engines import EngineEntry, EngineSet, Profile, command
+from llamavid.engines import EngineEntry, EngineSet, Profile, command, read_engine
 from llamavid.errors import BundleError, DeviceError
 from llamavid.runtime.tensorrt.buffers import ALIGNMENT
 from llamavid.runtime.tensorrt.cuda import Cuda, Stream
@@ -27,22 +27,18 @@ class Engine:
         """Deserializes it.
 
         Raises:
-            BundleError: the set has no such stage, or the engine is not what engines.json says.
+            BundleError: the set has no such stage, the engine has changed, or is not what engines.json says.
             DeviceError: TensorRT does not take it.
         """
         again = f"Run: {command('build', engines.bundle_folder, engines.manifest.target)}."
-        if stage not in engines.manifest.engines:
-            stages = ", ".join(engines.manifest.engines) or "none"
-            raise BundleError(
-                f"{engines.folder} has no engine for {stage}; it has: {stages}", next_step=again
-            )
+        plan = read_engine(engines, stage)
         self.stage, self._cuda, self._tensorrt = stage, cuda, tensorrt
         self.entry: EngineEntry = engines.manifest.engines[stage]
         self._runtime = tensorrt.api.Runtime(tensorrt.log)
         if engines.manifest.version_compatible:  # such an engine brings the code that runs it
             self._runtime.engine_host_code_allowed = True
         file = engines.path(stage)
-        self._engine = self._runtime.deserialize_cuda_engine(file.read_bytes())
+        self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise DeviceError(
                 f"{tensorrt.library.product} {tensorrt.version} does not take {file} ({tensorrt.words()})",

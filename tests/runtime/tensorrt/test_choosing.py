@@ -190,7 +190,20 @@ def test_what_tensorrt_does_not_take_is_told_in_its_words(late: Machine, bundle:
         session._encoder.batch  # noqa: B018
 
 
-def test_hashes_are_checked_once_and_before_the_device(
+@pytest.mark.parametrize("change", [flip_a_byte, lambda engines: (engines / "llm.engine").unlink()])
+def test_what_changes_after_a_session_was_opened_is_not_deserialized(
+    late: Machine, stamped: Make, change: Callable[[Path], None]
+) -> None:
+    """A long video lies between; somebody may build again meanwhile."""
+    folder = stamped(late)
+    with VideoSession.open(folder) as session:
+        change(folder / "engines" / "a100")
+        with pytest.raises(BundleError, match=r"llm.engine (has changed|cannot be read)"):
+            session._language.decoder()
+        assert late.counts.deserialized == 0
+
+
+def test_hashes_are_checked_before_the_device(
     late: Machine, stamped: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = stamped(late)
