@@ -32,7 +32,8 @@ _READABLE = (1, 2)  # 1: one language graph, and no graph names its weights
 MANIFEST = "manifest.json"
 LANGUAGE_TOKENIZER, QUESTION_VOCABULARY = "tokenizer.model", "vocab.txt"
 EMBEDDINGS = "embeddings.npy"  # float [V, D], the language model's input table
-GRAPHS = ("vision", "content", "context", "llm")  # what answers; a bundle may hold more, to build engines of
+FRAME_GRAPHS = ("vision", "content", "context")
+GRAPHS = (*FRAME_GRAPHS, "llm")  # what answers; a bundle may hold more, to build engines of
 
 _MANIFEST_LIMIT = 16 << 20  # bytes; ours are some 100 kB
 _REEXPORT = "Copy the bundle again, or make it again with `llamavid export`."

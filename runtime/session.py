@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from llamavid.bundle import QUESTION_VOCABULARY, Bundle, open_bundle
+from llamavid.bundle import FRAME_GRAPHS, GRAPHS, QUESTION_VOCABULARY, Bundle, open_bundle
 from llamavid.errors import PromptError, UsageError
 from llamavid.prompt import Part, Turn, checked_question, conversation, movie
 from llamavid.runtime.clip import frame_pixels
@@ -94,6 +94,7 @@ class VideoSession:
             timings=self.timings,
             threads=threads,
             memory_bytes=memory_bytes,
+            stages=GRAPHS if vicuna is None else FRAME_GRAPHS,
         )
         self._memory_bytes = memory_bytes
         self._encoder = self._machine.encoder

@@ -6,8 +6,9 @@ Hashes first, then the device, then the stamp; nothing is deserialized here.
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 
-from llamavid.bundle import Bundle
+from llamavid.bundle import GRAPHS, Bundle
 from llamavid.engines import (
     Device,
     EngineSet,
@@ -15,6 +16,7 @@ from llamavid.engines import (
     engine_sets,
     open_engines,
     require_device,
+    require_stages,
     require_stamp,
 )
 from llamavid.errors import BundleError, DeviceError, LlamaVidError, ParityError
@@ -22,16 +24,16 @@ from llamavid.runtime.tensorrt.device import this_device
 from llamavid.targets import THIS, Library, find_target, target_of, version_of
 
 
-def usable_engines(bundle: Bundle, on: str) -> tuple[EngineSet, Device]:
-    """The set for a target, or for THIS machine, and the device it will run on.
+def usable_engines(bundle: Bundle, on: str, stages: Sequence[str] = GRAPHS) -> tuple[EngineSet, Device]:
+    """The set for a target, or for THIS machine, with engines for all of `stages`; and the device it is for.
 
     Raises:
         UsageError: there is no target of that name.
-        BundleError: the set is missing or damaged.
+        BundleError: the set is missing, damaged, or lacks a stage.
         DeviceError: there is no such GPU or library here, or the set was built for another.
         ParityError: the set was never compared with the model here.
     """
-    return _for_this_machine(bundle) if on == THIS else _checked(bundle, find_target(on).name)
+    return _for_this_machine(bundle, stages) if on == THIS else _checked(bundle, find_target(on).name, stages)
 
 
 def examined(bundle: Bundle) -> dict[str, str | None]:
@@ -39,7 +41,7 @@ def examined(bundle: Bundle) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     for name in engine_sets(bundle):
         try:
-            _checked(bundle, name)
+            _checked(bundle, name, GRAPHS)
         except LlamaVidError as error:
             found[name] = str(error)
         else:
@@ -47,7 +49,7 @@ def examined(bundle: Bundle) -> dict[str, str | None]:
     return found
 
 
-def _for_this_machine(bundle: Bundle) -> tuple[EngineSet, Device]:
+def _for_this_machine(bundle: Bundle, stages: Sequence[str]) -> tuple[EngineSet, Device]:
     """The first that can be used; the one that has this machine's name is tried first."""
     names = engine_sets(bundle)
     if not names:
@@ -59,7 +61,7 @@ def _for_this_machine(bundle: Bundle) -> tuple[EngineSet, Device]:
     refused: dict[str, LlamaVidError] = {}
     for name in sorted(names, key=lambda name: (name not in mine, name)):
         try:
-            return _checked(bundle, name)
+            return _checked(bundle, name, stages)
         except (BundleError, DeviceError, ParityError) as error:
             refused[name] = error
     first, *others = refused.values()
@@ -69,8 +71,9 @@ def _for_this_machine(bundle: Bundle) -> tuple[EngineSet, Device]:
     raise type(first)(reasons, next_step=first.next_step)
 
 
-def _checked(bundle: Bundle, target: str) -> tuple[EngineSet, Device]:
+def _checked(bundle: Bundle, target: str, stages: Sequence[str]) -> tuple[EngineSet, Device]:
     engines = open_engines(bundle, target)
+    require_stages(engines, stages)
     device = this_device(engines.manifest.library)
     require_device(engines, device)
     require_stamp(engines, device)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from llamavid.bundle import FRAME_GRAPHS
 from llamavid.config import ModelConfig
 from llamavid.contract import ATTENTION, RELEVANCE
 from llamavid.elements import as_elements
@@ -34,7 +35,6 @@ Ids = npt.NDArray[np.int64]
 FRAMES = "frames"  # the profile
 MOST_FRAMES = 16  # a run: 12 MB of features at 257 x 1408 in float16
 RESIDENT_BYTES = 4 << 30  # of features, hour and a half at a frame a second; and a quarter of what is free
-STAGES = ("vision", "content", "context")
 
 
 class EngineEncoder:
@@ -69,7 +69,9 @@ class EngineEncoder:
     @property
     def batch(self) -> int:
         """Frames a run of every engine may have, and a block of features has."""
-        return min(MOST_FRAMES, *(bounds(self._context(s).profile, self._first(s))[1][0] for s in STAGES))
+        return min(
+            MOST_FRAMES, *(bounds(self._context(s).profile, self._first(s))[1][0] for s in FRAME_GRAPHS)
+        )
 
     # What a session calls.
 

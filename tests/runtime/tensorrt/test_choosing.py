@@ -30,7 +30,7 @@ def flip_a_byte(engines: Path) -> None:
     file.write_bytes(data)
 
 
-def change(engines: Path, **fields: Any) -> None:
+def change(engines: Path, /, **fields: Any) -> None:
     said = json.loads((engines / ENGINES).read_text())
     (engines / ENGINES).write_text(json.dumps({**said, **fields}))
 
@@ -104,6 +104,24 @@ def test_allowing_the_cpu_says_nothing_where_the_engines_are_used(late: Machine,
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         VideoSession.open(stamped(late), allow_cpu=True).close()
+
+
+def leave_out(engines: Path, stage: str) -> None:
+    """As `llamavid build --graph` does of what it is not asked for."""
+    said = json.loads((engines / ENGINES).read_text())["engines"]
+    change(engines, engines={name: entry for name, entry in said.items() if name != stage})
+
+
+@pytest.mark.parametrize("on", ["this", "a100"])
+@pytest.mark.parametrize("stage", ["vision", "llm"])
+def test_a_set_that_lacks_a_stage_is_refused_before_a_video_is_watched(
+    late: Machine, bundle: Path, stage: str, on: str
+) -> None:
+    leave_out(write_engines(bundle), stage)
+    stamp(bundle, late.device)
+    with pytest.raises(BundleError, match=rf"has no engine for {stage}; it has: .* Run: llamavid build"):
+        VideoSession.open(bundle, on=on)
+    assert late.counts.deserialized == 0
 
 
 def test_of_several_sets_this_machine_takes_its_own(late: Machine, bundle: Path) -> None:
