@@ -11,13 +11,17 @@ Note [Late work]
 Note [Given back]
     What is made here and in `buffers` is freed by `close`, or when nothing refers to it any more: an error in
     the middle of opening something leaves nothing. The GPU finishes first, since its work may still use it.
+    Both end a capture badly, whichever stream's it is. So they wait for another thread's, and what is
+    forgotten during one's own, by a collection of garbage, is given back after it.
 """
 
 from __future__ import annotations
 
 import importlib
+import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -107,6 +111,10 @@ class Stream:
 
     def captured(self, work: Callable[[], None]) -> Graph:
         """What `work` puts in, as one thing to launch. It does not run now. Its addresses are fixed."""
+        with _turn.capture():
+            return self._captured(work)
+
+    def _captured(self, work: Callable[[], None]) -> Graph:
         mode = self.cuda.api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self.cuda("cudaStreamBeginCapture", self.handle, mode)
         try:
@@ -153,9 +161,42 @@ def owned(owner: object, cuda: Cuda, destroy: str, handle: Any) -> Callable[[], 
 
 
 def _given_back(api: Any, destroy: str, handle: Any) -> None:
-    # What failed before is told by the call that made it; here all that can be done is to give back.
-    api.cudaDeviceSynchronize()
-    getattr(api, destroy)(handle)
+    def give_back() -> None:
+        # What failed before is told by the call that made it; here all that can be done is to give back.
+        api.cudaDeviceSynchronize()
+        getattr(api, destroy)(handle)
+
+    _turn.give_back(give_back)
+
+
+class _Turn:
+    """Captures and what they must not meet, one at a time in this process; Note [Given back]."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._captures = False
+        self._later: list[Callable[[], None]] = []
+
+    @contextmanager
+    def capture(self) -> Iterator[None]:
+        with self._lock:
+            self._captures = True
+            try:
+                yield
+            finally:
+                self._captures = False
+                while self._later:
+                    self._later.pop()()
+
+    def give_back(self, act: Callable[[], None]) -> None:
+        with self._lock:
+            if self._captures:  # this thread's, whose turn it is
+                self._later.append(act)
+            else:
+                act()
+
+
+_turn = _Turn()
 
 
 def _cuda_python() -> Any:

@@ -220,17 +220,29 @@ def cudaMallocHost(gpu: Gpu, size: int) -> tuple[cudaError_t, int | None]:
 
 
 def _allocated(gpu: Gpu, size: int, *, pinned: bool) -> tuple[cudaError_t, int | None]:
-    if any(stream.captured is not None for stream in gpu.streams.values()):
+    if _breaks_a_capture(gpu):
         return cudaError_t.cudaErrorStreamCaptureUnsupported, None
     address = gpu.memory.allocate(size, pinned=pinned)
     return (OK, address) if address is not None else (cudaError_t.cudaErrorMemoryAllocation, None)
 
 
+def _breaks_a_capture(gpu: Gpu) -> bool:
+    """Of a call that no stream may be captured during: whether one is."""
+    capturing = [stream for stream in gpu.streams.values() if stream.captured is not None]
+    for stream in capturing:
+        stream.capture_is_broken = True
+    return bool(capturing)
+
+
 def cudaFree(gpu: Gpu, address: int) -> tuple[cudaError_t]:
+    if _breaks_a_capture(gpu):
+        return (cudaError_t.cudaErrorStreamCaptureUnsupported,)
     return (OK if gpu.memory.free(address, pinned=False) else INVALID,)
 
 
 def cudaFreeHost(gpu: Gpu, address: int) -> tuple[cudaError_t]:
+    if _breaks_a_capture(gpu):
+        return (cudaError_t.cudaErrorStreamCaptureUnsupported,)
     return (OK if gpu.memory.free(address, pinned=True) else INVALID,)
 
 
@@ -289,6 +301,8 @@ def cudaStreamSynchronize(gpu: Gpu, stream: Stream) -> tuple[cudaError_t]:
 
 
 def cudaDeviceSynchronize(gpu: Gpu) -> tuple[cudaError_t]:
+    if _breaks_a_capture(gpu):
+        return (cudaError_t.cudaErrorStreamCaptureUnsupported,)
     for stream in reversed(list(gpu.streams.values())):
         gpu.run(stream, stream.put)
     return (gpu.failed,)

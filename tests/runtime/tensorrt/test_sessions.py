@@ -6,6 +6,7 @@ The GPU is `tests.standin`: it works late and in the order least expected, and f
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from llamavid.runtime.features.stored import store_features
 from llamavid.runtime.session import Answer, VideoSession
 from llamavid.runtime.stream_session import StreamSession
 from llamavid.runtime.tensorrt import frames as frames_module
-from llamavid.runtime.tensorrt.cuda import Event, Stream
+from llamavid.runtime.tensorrt.buffers import DeviceBuffer, PinnedBuffer
+from llamavid.runtime.tensorrt.cuda import Cuda, Event, Stream
 from llamavid.runtime.video.frames import FrameTime
 from tests.runtime.tensorrt.conftest import QUESTION
 from tests.standin.cuda import Gpu
@@ -174,6 +176,29 @@ def test_a_long_answer_is_one_graph_launched_again_and_again(
     assert calls["cudaGraphInstantiate"] == 1
     assert calls["cudaGraphLaunch"] == 127  # the first run prepares
     assert cache.length == 133
+    assert late.leaks() == {}
+
+
+def test_what_is_forgotten_while_a_graph_is_captured_is_given_back_after_it(late: Machine) -> None:
+    """A collection of garbage may come at any moment, and no memory is freed during a capture."""
+    cuda = Cuda()
+    with Stream(cuda) as stream:
+        target = DeviceBuffer(cuda, 256, "a test")
+        garbage: list[object] = [DeviceBuffer(cuda, 256, "a test"), PinnedBuffer(cuda, 256)]
+        garbage.append(garbage)
+        held = late.gpu.memory.live
+
+        def work() -> None:
+            nonlocal garbage
+            garbage = []
+            gc.collect()
+            stream.fill_zero(target.address, 256)
+
+        graph = stream.captured(work)
+        assert late.gpu.memory.live == held - 2
+        stream.launch(graph)
+        graph.close()
+        target.close()
     assert late.leaks() == {}
 
 
