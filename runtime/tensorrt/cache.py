@@ -74,12 +74,16 @@ class DeviceCache:
     def __init__(self, cuda: Cuda, stream: Stream, layout: CacheLayout, capacity: int) -> None:
         """Raises `DeviceError` where the GPU has not enough memory."""
         self.capacity, self.length = capacity, 0
-        size = layout.block(capacity)
-        self.buffer = DeviceBuffer(cuda, size, f"a cache of {capacity} tokens")
-        stream.fill_zero(self.buffer.address, size)
+        self.buffer = DeviceBuffer(cuda, layout.block(capacity), f"a cache of {capacity} tokens")
+        self.clear(stream)
         self.step: Context | None = None
         self.graph: Graph | None = None
         self.is_closed = False
+
+    def clear(self, stream: Stream) -> None:
+        """Empty, and zeros again: a prompt that gave what is no number leaves some of it."""
+        stream.fill_zero(self.buffer.address, self.buffer.size)
+        self.length = 0
 
     def close(self) -> None:
         self.is_closed = True

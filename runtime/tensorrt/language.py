@@ -82,7 +82,7 @@ class EngineDecoder:
         capacity = max(self._shortest, cache_capacity(tokens, self._limit))
         if reuse is not None and not reuse.is_closed:
             if reuse.capacity == capacity:
-                reuse.length = 0
+                reuse.clear(self._stream)
                 return reuse
             reuse.close()
         cache = DeviceCache(self._cuda, self._stream, self._layout, capacity)

@@ -286,6 +286,24 @@ def test_logits_that_are_no_number_are_no_answer(
             decoder.prefill(cache, np.full((1, 5, session.config.language.hidden), np.nan, np.float16))
 
 
+@pytest.mark.parametrize("lowering", [Lowering.STATIC, Lowering.PRIMITIVE], ids=lambda each: each.value)
+def test_a_prompt_that_gave_no_number_does_not_spoil_the_next_one_s_answer(
+    late: Machine, stamped: Make, lowering: Lowering
+) -> None:
+    """Masked keys and values weigh nothing, but nothing times what is no number is no number."""
+    with VideoSession.open(stamped(late, lowering=lowering)) as session:
+        decoder = session._language.decoder()
+        width = session.config.language.hidden
+        cache = decoder.new_cache(20)
+        before = decoder.prefill(cache, np.ones((1, 3, width), np.float16))
+        cache = decoder.new_cache(20, reuse=cache)
+        with pytest.raises(DeviceError, match="no number"):
+            decoder.prefill(cache, np.full((1, 5, width), np.nan, np.float16))
+        cache = decoder.new_cache(20, reuse=cache)
+        after = decoder.prefill(cache, np.ones((1, 3, width), np.float16))
+    np.testing.assert_array_equal(after, before)
+
+
 LEFT_OUT = {
     "streams that wait": (Stream, "wait_for"),
     "a host that waits for a stream": (Stream, "synchronize"),
