@@ -160,9 +160,10 @@ def test_a_machine_that_lacks_something_says_what(
     folder = stamped(late)
     given, words = NO_GPU[what]
     machine = install(monkeypatch, Gpu(**given))  # type: ignore[arg-type]
-    with pytest.raises(DeviceError, match=words):
+    with pytest.raises(DeviceError, match=words) as refused:
         VideoSession.open(folder)
     assert machine.counts.deserialized == 0
+    assert str(refused.value).count("--on cpu") == str(refused.value).count("--allow-cpu") == 1
 
 
 @pytest.mark.parametrize(
