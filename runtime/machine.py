@@ -173,7 +173,9 @@ def open_machine(
         if allow_cpu:
             warnings.warn(f"The CPU answers, not an engine: {error}", stacklevel=2)
             return OnCpu(bundle, timings=timings, threads=threads)
-        more = "Or pass --allow-cpu." if "--on cpu" in error.next_step else "Or pass --on cpu, or --allow-cpu."
+        more = (
+            "Or pass --allow-cpu." if "--on cpu" in error.next_step else "Or pass --on cpu, or --allow-cpu."
+        )
         said = f"{error.next_step} {more}".strip()
         raise type(error)(error.given, expected=error.expected, next_step=said) from error
 

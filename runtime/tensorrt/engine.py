@@ -74,16 +74,15 @@ class Engine:
         # Not what the largest profile needs: a decode step's context takes little, and each cache has one.
         strategy = self._tensorrt.api.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
         made = self._engine.create_execution_context(strategy)
-        if made is None:
-            raise DeviceError(
-                f"engine {self.stage} gets no working memory ({self._tensorrt.words()}); "
-                f"{self._cuda.free_bytes() / 2**20:,.1f} MiB of the GPU are free",
-                next_step="Free some of the GPU's memory, or pass --on cpu.",
-            )
-        with Stream(self._cuda) as stream:
-            index = self.entry.profiles.index(chosen)
-            if not made.set_optimization_profile_async(index, int(stream.handle)):
-                raise DeviceError(f"engine {self.stage} refuses profile {profile} ({self._tensorrt.words()})")
+        index = self.entry.profiles.index(chosen)
+        with Stream(self._cuda) as stream:  # memory is taken here, so here too it may be too little
+            if made is None or not made.set_optimization_profile_async(index, int(stream.handle)):
+                free = self._cuda.free_bytes() / 2**20
+                raise DeviceError(
+                    f"engine {self.stage} gets no working memory for profile {profile} "
+                    f"({self._tensorrt.words()}); {free:,.1f} MiB of the GPU are free",
+                    next_step="Free some of the GPU's memory, or pass --on cpu.",
+                )
             stream.synchronize()
         return Context(self._tensorrt, self.stage, self.contract, chosen, made)
 
@@ -120,12 +119,15 @@ class Context:
         return tuple(self._context.get_tensor_shape(name))
 
     def set_addresses(self, addresses: Mapping[str, int]) -> None:
-        """Where inputs are read and outputs written, of any run to come."""
+        """Where inputs are read and outputs written, of any run to come. Raises `DeviceError`."""
         for name, address in addresses.items():
             if self._addresses.get(name) == address:
                 continue
             assert address % ALIGNMENT == 0, f"{name} of {self.stage} begins at {address:#x}"
-            self._context.set_tensor_address(name, address)
+            if not self._context.set_tensor_address(name, address):
+                raise DeviceError(
+                    f"engine {self.stage} refuses {name} at {address:#x} ({self._tensorrt.words()})"
+                )
             self._addresses[name] = address
 
     def enqueue(self, stream: Stream) -> None:

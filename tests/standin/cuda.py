@@ -112,6 +112,13 @@ class Gpu:
         }
         return {name: count for name, count in left.items() if count}
 
+    def fails(self, name: str) -> bool:
+        """Whether this call of that name does, by `fail_after`."""
+        if name not in self.fail_after:
+            return False
+        self.fail_after[name] -= 1
+        return self.fail_after[name] < 0
+
     # Work.
 
     def put(self, stream: Stream, work: Callable[[], None]) -> None:
@@ -161,10 +168,8 @@ def _counted(gpu: Gpu, function: Callable[..., Any]) -> Callable[..., Any]:
 
     def call(*arguments: Any) -> Any:
         gpu.calls[name] = gpu.calls.get(name, 0) + 1
-        if name in gpu.fail_after:
-            gpu.fail_after[name] -= 1
-            if gpu.fail_after[name] < 0:
-                return cudaError_t.cudaErrorMemoryAllocation, None
+        if gpu.fails(name):
+            return cudaError_t.cudaErrorMemoryAllocation, None
         return function(gpu, *arguments)
 
     return call

@@ -145,6 +145,8 @@ class Context:
 
     def set_optimization_profile_async(self, index: int, stream: int) -> bool:
         self._profile, self._state = index, self._state + 1
+        if self._gpu.fails("set_optimization_profile_async"):  # it takes the profile's memory
+            return self._refused("out of memory")
         return index < self._engine.num_optimization_profiles
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
@@ -167,8 +169,10 @@ class Context:
         return tuple(dim if isinstance(dim, int) else named.get(dim, -1) for dim in shape)
 
     def set_tensor_address(self, name: str, address: int) -> bool:
+        if address % ALIGNMENT or self._gpu.fails("set_tensor_address"):
+            return self._refused(f"{name} at {address:#x}")
         self._addresses[name], self._state = address, self._state + 1
-        return address % ALIGNMENT == 0
+        return True
 
     def execute_async_v3(self, stream_handle: int) -> bool:
         stream: Stream = self._gpu.streams[stream_handle]

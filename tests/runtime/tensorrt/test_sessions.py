@@ -266,6 +266,27 @@ def test_too_little_memory_is_told_with_both_numbers(stamped: Make, monkeypatch:
     assert machine.leaks() == {}
 
 
+@pytest.mark.parametrize(
+    ("refused", "words"),
+    [
+        (
+            "set_optimization_profile_async",
+            r"no working memory for profile frames \(.*memory.* MiB .* are free",
+        ),
+        ("set_tensor_address", r"engine vision refuses pixels at 0x"),
+    ],
+)
+def test_what_tensorrt_refuses_is_told_and_not_run(
+    late: Machine, stamped: Make, refused: str, words: str
+) -> None:
+    with VideoSession.open(stamped(late)) as session:
+        late.gpu.fail_after[refused] = 0
+        with pytest.raises(DeviceError, match=words):
+            session.watch(sample_clip(), fps=2)
+    assert late.counts.runs == {}
+    assert late.leaks() == {}
+
+
 def test_a_shape_outside_the_profile_is_told_with_its_bounds(late: Machine, stamped: Make) -> None:
     with VideoSession.open(stamped(late)) as session:
         session.watch(sample_clip(), fps=2)
