@@ -120,6 +120,9 @@ class DeviceFeatures:
         del self._blocks[1:]
         for block in self._blocks:
             block.count = 0
+        if self._spilled is not None:
+            self._spilled.close()
+        self._spilled = None
         self._places.clear()
         self.order.clear()
         self._held = 0

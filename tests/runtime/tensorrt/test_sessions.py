@@ -80,6 +80,22 @@ def test_features_beyond_the_budget_lie_on_the_host_and_come_back(
     assert machine.leaks() == {}
 
 
+def test_a_stream_sees_nothing_of_what_did_not_fit_before(
+    late: Machine, stamped: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frames_module, "RESIDENT_BYTES", 1)  # one block of 2 frames
+    folder = stamped(late, frames=2)
+    pixels = clip_pixels(sample_clip(), open_bundle(folder).manifest.model.preprocessing, fps=4)
+    with VideoSession.open(folder) as session:
+        times = [FrameTime(at, float(at)) for at in range(5)]
+        session._encoder.see(pixels[:5], times)
+        (new,) = session._encoder.see(pixels[5:6], times[:1]).batches(5)
+        (alone,) = session._encoder.see(pixels[5:6], times[:1]).batches(5)
+        assert len(session._encoder._new.order) == 1  # type: ignore[attr-defined]
+        for a, b in zip(new, alone, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 def test_nothing_but_pixels_words_and_logits_crosses_to_or_from_the_gpu(late: Machine, stamped: Make) -> None:
     with VideoSession.open(stamped(late)) as session:
         watched = session.watch(sample_clip(), fps=2)
