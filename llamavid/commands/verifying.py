@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -73,6 +73,7 @@ class _Run:
         self._documents: list[dict[str, Any]] = []
         self._stamped: list[str] = []
         self._failed: list[str] = []
+        self._graphs_agree = True
 
     def on_cpu(self, *, beside_engines: bool) -> None:
         from llamavid.bundle import GRAPHS
@@ -85,7 +86,7 @@ class _Run:
             )
         if beside_engines:
             subject = _that_fits(self._bundle, subject)
-        self._compare(subject)
+        self._graphs_agree = _all_passed(self._compare(subject))
 
     def on_engines(self, engines: EngineSet, device: Device) -> None:
         from llamavid.engines import remove_stamp, write_stamp
@@ -96,7 +97,7 @@ class _Run:
         except LlamaVidError:  # an engine that cannot be compared is not known to be right
             remove_stamp(engines)
             raise
-        if self._failed:  # the graphs' too: engines made of wrong ones are not right
+        if not (self._graphs_agree and _all_passed(compared)):  # engines of wrong graphs are not right
             remove_stamp(engines)
             return
         write_stamp(engines, device, [each.row for each in compared])
@@ -165,6 +166,10 @@ class _Run:
             )
             if not self._as_json:
                 found.show()
+
+
+def _all_passed(compared: Iterable[Compared]) -> bool:
+    return all(each.row.passed for each in compared)
 
 
 def _that_fits(bundle: Bundle, subject: Subject) -> Subject:

@@ -7,13 +7,15 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 from click.testing import CliRunner, Result
 
+from llamavid.bundle import file_sha256
 from llamavid.cli import main
 from llamavid.contract import Lowering
 from llamavid.embedded import sample_clip
-from llamavid.engines import STAMP
+from llamavid.engines import ENGINES, STAMP
 from llamavid.runtime.session import Answer
 from tests.runtime.tensorrt.conftest import QUESTION
 from tests.standin.engines import write_engines
@@ -79,6 +81,36 @@ def test_doctor_tells_which_engines_would_answer(late: Machine, stamped: Make) -
     assert not found["engines h200"]["ok"]
     assert "capability 9.0; expected 8.0" in found["engines h200"]["text"]
     assert late.counts.deserialized == 0
+
+
+def miscompile(engines: Path, stage: str) -> None:
+    """The engine gives its output negated."""
+    file, said = engines / f"{stage}.engine", json.loads((engines / ENGINES).read_text())
+    plan = json.loads(file.read_text())
+    model = onnx.load(plan["onnx"], load_external_data=False)
+    output = model.graph.output[0].name
+    for node in model.graph.node:
+        node.output[:] = ["right" if name == output else name for name in node.output]
+    model.graph.node.append(onnx.helper.make_node("Neg", ["right"], [output]))
+    wrong = Path(plan["onnx"]).with_name("wrong.onnx")  # beside its weights
+    wrong.write_bytes(model.SerializeToString())
+    file.write_text(json.dumps({**plan, "onnx": str(wrong)}))
+    said["engines"][stage]["content"] = {"size": file.stat().st_size, "sha256": file_sha256(file)}
+    (engines / ENGINES).write_text(json.dumps(said))
+
+
+def test_a_set_that_differs_takes_no_stamp_from_one_that_agrees(
+    late: Machine, short_bundle: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(short_bundle, tmp_path / "bundle")
+    for target in ("a100", "h200"):
+        write_engines(folder, target=target, frames=2)
+    miscompile(folder / "engines" / "a100", "content")
+    done = typed("verify", folder)
+    assert done.exit_code == 1
+    assert "content (a100" in done.stderr
+    assert not (folder / "engines" / "a100" / STAMP).exists()
+    assert (folder / "engines" / "h200" / STAMP).exists()
 
 
 @pytest.mark.parametrize("lowering", [Lowering.STATIC, Lowering.PRIMITIVE], ids=lambda each: each.value)
