@@ -42,6 +42,7 @@ class Cuda:
         """One value, or a tuple of several, or None. Raises `DeviceError`."""
         code, *values = getattr(self.api, name)(*arguments)
         if code != self.api.cudaError_t.cudaSuccess:
+            self.api.cudaGetLastError()  # told here; left there, TensorRT would take it for its own
             raise DeviceError(f"{name} failed: {self.words(code)}", next_step=_next_step(self.api, code))
         return values[0] if len(values) == 1 else tuple(values) or None
 
@@ -123,6 +124,7 @@ class Stream:
             _, graph = self.cuda.api.cudaStreamEndCapture(self.handle)  # broken, and maybe none
             if graph:
                 self.cuda.api.cudaGraphDestroy(graph)
+            self.cuda.api.cudaGetLastError()  # a capture's own; what ended it is told
             raise
         graph = self.cuda("cudaStreamEndCapture", self.handle)
         try:

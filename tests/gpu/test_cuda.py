@@ -141,6 +141,7 @@ def test_a_failed_call_is_named_with_cuda_s_own_words(cuda: Any) -> None:
 
     with pytest.raises(DeviceError, match=r"cudaSetDevice failed: invalid device ordinal"):
         cuda("cudaSetDevice", 9999)
+    assert cuda.api.cudaGetLastError()[0] == cuda.api.cudaError_t.cudaSuccess  # TensorRT would find it
 
 
 def test_the_device_has_a_name_a_capability_and_a_driver(cuda: Any) -> None:

@@ -92,7 +92,7 @@ class Gpu:
         self.memory = Memory(total_bytes)
         self.capability, self.driver, self.devices, self.order = capability, driver, devices, order
         self.name = b"Software A100"
-        self.failed = OK  # a failure of queued work stays
+        self.failed = self.last_error = OK  # a failure of queued work stays
         self.streams: dict[int, Stream] = {}
         self.events: set[Event] = set()
         self.graphs: set[Any] = set()
@@ -170,7 +170,10 @@ def _counted(gpu: Gpu, function: Callable[..., Any]) -> Callable[..., Any]:
         gpu.calls[name] = gpu.calls.get(name, 0) + 1
         if gpu.fails(name):
             return cudaError_t.cudaErrorMemoryAllocation, None
-        return function(gpu, *arguments)
+        result = function(gpu, *arguments)
+        if result[0] is not OK and name != "cudaGetLastError":
+            gpu.last_error = result[0]
+        return result
 
     return call
 
@@ -183,7 +186,8 @@ def cudaGetErrorString(gpu: Gpu, code: cudaError_t) -> tuple[cudaError_t, bytes]
 
 
 def cudaGetLastError(gpu: Gpu) -> tuple[cudaError_t]:
-    return (gpu.failed,)
+    last, gpu.last_error = gpu.last_error, gpu.failed
+    return (last,)
 
 
 def cudaGetDeviceCount(gpu: Gpu) -> tuple[cudaError_t, int | None]:
