@@ -96,6 +96,21 @@ def test_captured_work_runs_at_each_launch_with_what_lies_there_then(cuda: Any) 
         graph.close()
 
 
+def test_memory_that_is_forgotten_while_work_is_captured_does_not_end_the_capture(cuda: Any) -> None:
+    from llamavid.runtime.tensorrt.buffers import DeviceBuffer
+    from llamavid.runtime.tensorrt.cuda import Stream
+
+    target, forgotten = DeviceBuffer(cuda, 4, "a test"), [DeviceBuffer(cuda, 4, "a test")]
+    with Stream(cuda) as stream:
+
+        def work() -> None:
+            forgotten.clear()
+            stream.fill_zero(target.address, 4)
+
+        stream.launch(stream.captured(work))
+        stream.synchronize()
+
+
 def test_an_error_while_work_is_captured_leaves_a_stream_that_works(cuda: Any) -> None:
     from llamavid.runtime.tensorrt.buffers import DeviceBuffer
     from llamavid.runtime.tensorrt.cuda import Stream
