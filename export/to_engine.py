@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamavid import __version__
-from llamavid.bundle import Bundle, staged_folder
+from llamavid.bundle import Bundle, is_replaceable, staged_folder
 from llamavid.engines import (
     ENGINES,
     FOLDER,
     FORMAT_VERSION,
+    STAMP,
     EngineEntry,
     EngineManifest,
     EngineSet,
@@ -93,6 +94,7 @@ def build_engines(
     folder = _writable(job.bundle.folder / FOLDER) / job.target.name
     with locked(folder.with_name(f".lock-{folder.name}"), str(folder), wait=job.options.wait):
         _sweep(folder)
+        _remove_damaged(folder)
         existing = _existing(job.bundle, job.target)
         store = EngineStore(folder.with_name(f".built-{folder.name}"), existing)
         if job.options.force:
@@ -132,6 +134,24 @@ def _sweep(folder: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
     for left in folder.with_name(f".built-{folder.name}").glob(".*"):
         left.unlink(missing_ok=True)
+
+
+def _remove_damaged(folder: Path) -> None:
+    """A set that cannot say what it holds makes room now: to find out after the build would be too late.
+
+    Raises:
+        BundleError: what is there is none of ours.
+    """
+    if not folder.exists() or is_replaceable(folder, ENGINES):
+        return
+    names = [file.name for file in folder.iterdir()] if folder.is_dir() else [folder.name]
+    others = [name for name in names if name not in (ENGINES, STAMP) and not name.endswith(".engine")]
+    if others:
+        raise BundleError(
+            f"{folder} holds {others[0]}, which is no part of an engine set",
+            next_step=f"Move {folder} away and run it again.",
+        )
+    shutil.rmtree(folder)
 
 
 def _existing(bundle: Bundle, target: Target) -> EngineSet | None:

@@ -274,7 +274,7 @@ def staged_folder(
     target = target.resolve()  # a link's bundle is replaced where it lies
     if target.exists() and not replace:
         raise BundleError(f"{target} exists already", next_step="Choose another -o, or pass --replace.")
-    if target.exists() and not _is_replaceable(target, marker):
+    if target.exists() and not is_replaceable(target, marker):
         raise BundleError(f"{target} holds something that is not {what}", next_step="Choose another -o.")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -295,7 +295,7 @@ def staged_folder(
         shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _is_replaceable(target: Path, marker: str) -> bool:
+def is_replaceable(target: Path, marker: str) -> bool:
     """An empty folder, or one whose marker is ours: many other things have a manifest.json."""
     if not target.is_dir():
         return False

@@ -166,6 +166,30 @@ def test_a_damaged_engine_is_not_taken_over(bundle: Bundle, trt: TensorRt) -> No
     assert open_set(bundle)
 
 
+@pytest.mark.parametrize("contents", ["{", None])
+def test_a_set_whose_list_is_damaged_or_gone_is_built_again(
+    bundle: Bundle, trt: TensorRt, contents: str | None
+) -> None:
+    file = built(bundle, trt).folder / "engines.json"
+    file.unlink()
+    if contents:
+        file.write_text(contents)
+    assert built(bundle, trt).engines[0].built
+    assert open_set(bundle)
+
+
+def test_a_folder_of_something_else_is_refused_before_anything_is_built(
+    bundle: Bundle, trt: TensorRt
+) -> None:
+    notes = bundle.folder / "engines" / TARGET.name / "notes.txt"
+    notes.parent.mkdir(parents=True)
+    notes.write_text("mine")
+    steps: list[str] = []
+    with pytest.raises(BundleError, match=r"holds notes\.txt, which is no part .* Move .* away"):
+        build_engines(Job(bundle, TARGET, trt, CONTENT), on_progress=lambda what, *done: steps.append(what))
+    assert (notes.read_text(), steps) == ("mine", [])
+
+
 def flip_a_byte(file: Path) -> None:
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
