@@ -287,10 +287,12 @@ def staged_folder(
     try:
         yield stage
         stage.chmod(0o755)
-        if target.exists():  # aside first: at no moment is neither there
+        if target.exists():  # aside first: a folder that holds something is not renamed over
             target.rename(replaced)
         stage.rename(target)
     finally:
+        if replaced.exists() and not target.exists():  # ended between the two: what was there stays
+            replaced.rename(target)
         shutil.rmtree(stage, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
 

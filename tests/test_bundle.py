@@ -391,6 +391,25 @@ def test_a_stage_that_fails_leaves_the_bundle_it_was_to_replace(tmp_path: Path) 
     assert (target / "words").read_text() == "old"
 
 
+def test_an_interruption_between_the_two_renames_leaves_the_old_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, rename, told = tmp_path / "bundle", Path.rename, list[Path]()
+    make(target, "old")
+
+    def interrupted_once(self: Path, place: Path) -> Path:
+        told.append(place)
+        if len(told) == 2:
+            raise KeyboardInterrupt
+        return rename(self, place)
+
+    monkeypatch.setattr(Path, "rename", interrupted_once)
+    with pytest.raises(KeyboardInterrupt):
+        make(target, replace=True)
+    assert os.listdir(tmp_path) == ["bundle"]
+    assert (target / "words").read_text() == "old"
+
+
 def test_an_existing_bundle_is_replaced_only_when_told_to(tmp_path: Path) -> None:
     target = tmp_path / "bundle"
     make(target, "old")
