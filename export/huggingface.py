@@ -32,7 +32,6 @@ from llamavid.vicuna_folder import (
     MODULE,
     NOTE,
     TOKENIZER,
-    WHAT,
     VicunaFormat,
     VicunaNote,
     write_note,
@@ -89,7 +88,7 @@ def export_huggingface(
     kind = VicunaFormat.PYTORCH if module else VicunaFormat.HUGGINGFACE
     shards = _shards(checkpoint, options)
     size = sum(planned.nbytes for plan in shards.values() for planned in plan.values())
-    with staged_folder(target, replace=options.replace, marker=NOTE, what=WHAT) as stage:
+    with staged_folder(target, replace=options.replace, marker=NOTE, what="an exported Vicuna") as stage:
         require_disk(stage, size, "the Hugging Face folder")
         _write_weights(checkpoint, stage, shards, on_progress)
         index = {

@@ -51,7 +51,7 @@ from llamavid.export.trtllm_weights import (
     rank_shape,
 )
 from llamavid.model.checkpoint import Checkpoint
-from llamavid.vicuna_folder import FORMAT_VERSION, NOTE, TOKENIZER, WHAT, VicunaFormat, VicunaNote, write_note
+from llamavid.vicuna_folder import FORMAT_VERSION, NOTE, TOKENIZER, VicunaFormat, VicunaNote, write_note
 
 OnProgress = Callable[[str, int, int | None], None]  # what, done, of how many if known
 
@@ -89,7 +89,7 @@ def export_trtllm(
     _check_scales(language, options, scales)
     plan = _plan(language, options)
     size = sum(planned.nbytes for planned in plan.values()) * options.tensor_parallel
-    with staged_folder(target, replace=options.replace, marker=NOTE, what=WHAT) as stage:
+    with staged_folder(target, replace=options.replace, marker=NOTE, what="an exported Vicuna") as stage:
         require_disk(stage, size, "the TensorRT-LLM checkpoint")
         with ExitStack() as stack:
             ranks = [

@@ -20,7 +20,6 @@ from llamavid.errors import CheckpointError
 
 FORMAT_VERSION = 1
 NOTE = "vicuna.json"
-WHAT = f"a folder with a {NOTE}"
 TOKENIZER = "tokenizer.model"
 ARCHITECTURE = "LlamaVidVicunaForCausalLM"  # by which TensorRT-LLM's PyTorch backend finds our module
 MODULE = "llamavid_vicuna"  # the folder of that module, inside the exported one

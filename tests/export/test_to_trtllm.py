@@ -317,7 +317,7 @@ def test_an_interrupted_export_leaves_the_old_folder(checkpoint: Checkpoint, tmp
 def test_only_a_folder_of_ours_is_replaced(checkpoint: Checkpoint, tmp_path: Path) -> None:
     (tmp_path / "v").mkdir()
     (tmp_path / "v" / "thesis.tex").write_text("years of work")
-    with pytest.raises(BundleError, match=r"not a folder with a vicuna\.json"):
+    with pytest.raises(BundleError, match="that is not an exported Vicuna"):
         export_trtllm(checkpoint, tmp_path / "v", options=TrtllmOptions(replace=True))
 
 
