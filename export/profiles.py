@@ -74,7 +74,7 @@ def profiles_of(
         cache = (only, only, only)
     if cache[2] > length:
         raise UsageError(f"cache {cache[2]}", expected=f"at most {length}, the model's context length")
-    prefill = min(sizes.prefill, length)
+    prefill = min(sizes.prefill, cache[2])  # rows that the cache has no place for are never read at once
     # A prefill may be any length up to its largest, but most of a long sequence goes in pieces of that.
     reading = _profile(PREFILL, contract, {"T": (1, prefill, prefill), CACHE: cache})
     return (reading,) if one else (reading, _profile(DECODE, contract, {"T": (1, 1, 1), CACHE: cache}))

@@ -366,6 +366,14 @@ def test_a_cache_of_one_length_is_the_longest_that_was_asked_for(bundle: Bundle)
             assert {shapes["past.0.key"][2] for shapes in ends} == {length}
 
 
+def test_no_more_tokens_are_read_at_once_than_the_cache_holds(bundle: Bundle, trt: TensorRt) -> None:
+    """TensorRT-RTX refuses such a profile, in words about its own layers."""
+    small = BuildOptions(stages=("llm",), sizes=Sizes(prefill=512, cache=(64, 64, 64)))
+    built(bundle, trt, small)
+    (profile,) = open_set(bundle).manifest.engines["llm"].profiles
+    assert profile.largest["inputs_embeds"][1] == profile.largest["past.0.key"][2] == 64
+
+
 def test_a_language_model_is_built_and_no_larger_than_its_weights(
     short_bundle: Path, trt: TensorRt, tmp_path: Path
 ) -> None:
