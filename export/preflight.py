@@ -20,7 +20,6 @@ _BUILD_BASE = GIB // 2  # the library itself, and a graph of almost no weights
 _BUILD_FACTOR = 3.3  # the file, what the builder makes of it, the plan: EVA-g took 6.7 GB for 2.0 of weights
 _ENGINE_BASE = 16 << 20  # kernels for several shapes
 _ENGINE_FACTOR = 1.1
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -60,13 +59,14 @@ def cache_bytes(contract: GraphContract, largest: dict[str, tuple[int, ...]]) ->
     return total
 
 
-def require_memory(need: Need, available: int, *, device: Device | None) -> None:
+def require_memory(need: Need, available: int | None, *, device: Device | None) -> None:
     """Raises `DeviceError` where the build will not fit.
 
     Args:
+        available: bytes; None where the system does not say.
         device: the GPU that the library builds on; None where it needs none.
     """
-    if need.build_memory > available:
+    if available is not None and need.build_memory > available:
         raise DeviceError(
             f"the build needs about {gib(need.build_memory)} of memory; {gib(available)} are available",
             next_step="Free some, build on a larger machine, or pass --ignore-memory to try all the same.",
@@ -99,28 +99,5 @@ def device_remark(need: Need, target: Target) -> str:
     )
 
 
-def available_memory() -> int:
-    """Bytes that can be had without swapping: the machine's, or what a container leaves of them."""
-    free = _of_proc("MemAvailable")
-    limit, used = _number(_CGROUP / "memory.max"), _number(_CGROUP / "memory.current")
-    if limit is not None and used is not None:
-        free = min(free, limit - used)
-    return max(free, 0)
-
-
 def gib(size: int) -> str:
     return f"{size / GIB:.1f} GiB"
-
-
-def _of_proc(name: str) -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    raise DeviceError(f"/proc/meminfo says no {name}", expected="Linux", next_step="Pass --ignore-memory.")
-
-
-def _number(file: Path) -> int | None:
-    try:
-        return int(file.read_text())
-    except (OSError, ValueError):  # no container, or "max"
-        return None

@@ -39,7 +39,6 @@ from llamavid.export.lock import locked
 from llamavid.export.package import link_or_copy
 from llamavid.export.preflight import (
     Need,
-    available_memory,
     cache_bytes,
     device_remark,
     need_of,
@@ -47,6 +46,7 @@ from llamavid.export.preflight import (
     require_memory,
 )
 from llamavid.export.timing_cache import TimingCacheFile
+from llamavid.memory import available_memory
 from llamavid.targets import Target, dotted, lowering_for
 
 OnProgress = Callable[[str, int, int | None], None]  # what, done, of how many if known

@@ -17,8 +17,8 @@ import numpy as np
 from llamavid import __version__
 from llamavid.bundle import GRAPHS, Bundle, open_bundle
 from llamavid.errors import DeviceError
+from llamavid.memory import available_memory
 from llamavid.runtime.implementation import implementation, simd
-from llamavid.runtime.memory import available_memory
 from llamavid.targets import Library
 
 _EXTRAS = {  # extra -> what it needs, and what it is for

@@ -6,19 +6,7 @@ import os
 from pathlib import Path
 
 from llamavid.errors import DeviceError
-
-_MEMINFO = Path("/proc/meminfo")
-_CGROUP = Path("/sys/fs/cgroup")  # a container's own limit, version 2
-
-
-def available_memory() -> int | None:
-    """Bytes that this process could still take; None where the system does not say."""
-    if not _MEMINFO.exists():
-        return None
-    fields = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines() if ":" in line)
-    available = int(fields["MemAvailable"].split()[0]) * 1024
-    limit, used = (_number(_CGROUP / name) for name in ("memory.max", "memory.current"))
-    return available if limit is None or used is None else min(available, limit - used)
+from llamavid.memory import available_memory
 
 
 def require_memory(needed: int, what: str, next_step: str) -> None:
@@ -37,10 +25,3 @@ def resident_memory() -> int:
     if not status.exists():
         return 0
     return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _number(file: Path) -> int | None:
-    try:
-        return int(file.read_text())
-    except (OSError, ValueError):  # no such limit, or "max"
-        return None

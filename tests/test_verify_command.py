@@ -182,7 +182,7 @@ def test_where_engines_answer_the_cpu_needs_no_memory(
 
     opened = open_bundle(bundle)
     largest = max(opened.manifest.files[file].size for file in opened.manifest.graphs["vision"].files)
-    monkeypatch.setattr("llamavid.runtime.memory.available_memory", lambda: largest - 1)
+    monkeypatch.setattr("llamavid.memory.available_memory", lambda: largest - 1)
     left = verifying._that_fits(opened, onnx_subject(opened))
     assert "vision" not in left.stages
     assert "content" in left.stages

@@ -174,7 +174,7 @@ def _all_passed(compared: Iterable[Compared]) -> bool:
 
 def _that_fits(bundle: Bundle, subject: Subject) -> Subject:
     """Without the graphs for which the CPU has no memory: where engines answer, it need not."""
-    from llamavid.runtime.memory import available_memory
+    from llamavid.memory import available_memory
 
     free, stages = available_memory(), dict(subject.stages)
     for name, stage in subject.stages.items():

@@ -15,10 +15,11 @@ import numpy as np
 
 from llamavid.config import ModelConfig
 from llamavid.errors import DeviceError
+from llamavid.memory import available_memory
 from llamavid.runtime.features.memory import SPILL_BYTES, FeatureMemory
 from llamavid.runtime.features.slots import disk_folder, mib
 from llamavid.runtime.graphs import Graphs
-from llamavid.runtime.memory import available_memory, resident_memory
+from llamavid.runtime.memory import resident_memory
 
 FEATURES_BYTES = 1 << 30  # half an hour at a frame a second, 0.72 MB each of EVA ViT-g
 WORKING_BYTES = 288 << 20  # activations of a batch, decoded frames, the allocator's slack

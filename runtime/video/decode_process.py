@@ -18,7 +18,7 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 from llamavid.errors import DeviceError
-from llamavid.runtime.memory import available_memory
+from llamavid.memory import available_memory
 from llamavid.runtime.video.frames import MAX_PIXELS, MAX_SIDE
 from llamavid.runtime.video.picture_form import PictureMemory
 from llamavid.runtime.yuv import Picture
