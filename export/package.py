@@ -75,7 +75,7 @@ def _require_room(bundle: Bundle, stage: Path, names: list[str]) -> None:
 def _readme(bundle: Bundle, target: Target, command: str) -> str:
     versions = f"{target.library.product} {dotted(target.first)} to {dotted(target.last)}"
     return (
-        f"Builds the engines of {bundle.folder.name} for {target.name} ({target.device}, compute capability "
-        f"{dotted(target.capability)}) with {versions}.\n"
+        f"Builds the engines of {bundle.folder.resolve().name} for {target.name} ({target.device}, "
+        f"compute capability {dotted(target.capability)}) with {versions}.\n"
         f"Copy this folder there, install llamavid, and run in it:\n\n    {command}\n"
     )

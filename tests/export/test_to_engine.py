@@ -431,6 +431,14 @@ def test_a_package_is_a_bundle_that_builds_to_the_same_engines(
     assert [e.file for e in built(package, trt).engines] == [e.file for e in built(bundle, trt).engines]
 
 
+def test_a_package_names_a_bundle_that_was_called_a_dot(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(bundle.folder)
+    write_package(open_bundle("."), TARGET, tmp_path / "package", command="llamavid build .")
+    assert "the engines of bundle for rtx-sm86" in (tmp_path / "package" / "BUILD.txt").read_text()
+
+
 def test_a_package_replaces_an_older_one_and_nothing_else(bundle: Bundle, tmp_path: Path) -> None:
     for _ in range(2):
         write_package(bundle, TARGET, tmp_path / "package", command="again")
