@@ -91,7 +91,15 @@ def test_fp8_for_an_a100_is_refused_with_what_it_has(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [("--tensor-parallel", "2"), ("--quantize", "int8"), ("--kv-cache", "int8")], ids=" ".join
+    "options",
+    [
+        ("--tensor-parallel", "2"),
+        ("--quantize", "int8"),
+        ("--kv-cache", "int8"),
+        ("--int4-group", "64"),
+        ("--target", "h200"),
+    ],
+    ids=" ".join,
 )
 def test_a_hugging_face_folder_is_neither_split_nor_quantized(
     options: tuple[str, ...], tmp_path: Path

@@ -125,6 +125,8 @@ def _refuse_engine_options(settings: Any, kind: str) -> None:
         ("tensor-parallel", settings.tensor_parallel, 1),
         ("quantize", settings.quantize, "none"),
         ("kv-cache", settings.kv_cache, "none"),
+        ("int4-group", settings.int4_group, 128),
+        ("target", settings.target, "a100"),
     ):
         if given != plain:
             raise UsageError(
