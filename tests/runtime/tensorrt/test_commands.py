@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from llamavid.embedded import sample_clip
 from llamavid.engines import ENGINES, STAMP
 from llamavid.runtime.session import Answer
 from tests.runtime.tensorrt.conftest import QUESTION
-from tests.standin.engines import write_engines
+from tests.standin.engines import stamp, write_engines
 from tests.standin.install import Machine
 
 Make = Callable[..., Path]
@@ -126,3 +127,37 @@ def test_engines_that_verify_stamps_answer(
     assert typed(*asked).exit_code == 0
     assert late.counts.runs[f"llm.{lowering.value}.onnx"] > before
     assert late.leaks() == {}
+
+
+def test_a_set_that_fails_takes_no_other_set_s_stamp(
+    late: Machine, short_bundle: Path, tmp_path: Path
+) -> None:
+    """A device may have a set of TensorRT and one of TensorRT-RTX, each right or wrong by itself."""
+    folder = shutil.copytree(short_bundle, tmp_path / "bundle")
+    wrong = write_engines(folder, target="a100", frames=2)
+    right = write_engines(folder, target="b100", frames=2)
+    stamp(folder, late.device)
+    miscompile_vision(wrong, tmp_path)
+    done = typed("verify", folder)
+    assert done.exit_code == 1
+    assert "differs from the model in vision" in done.stderr
+    assert not (wrong / STAMP).exists()
+    assert (right / STAMP).exists()
+
+
+def miscompile_vision(engines: Path, scratch: Path) -> None:
+    """The engine computes something else than its graph says; its set vouches for it all the same."""
+    manifest = json.loads((engines / ENGINES).read_text())
+    entry = manifest["engines"]["vision"]
+    plan = json.loads((engines / entry["file"]).read_text())
+    graph = Path(plan["onnx"])
+    model = onnx.load(str(graph), load_external_data=False)
+    for node in model.graph.node:
+        node.op_type = "Relu" if node.op_type == "Gelu" else node.op_type
+    shutil.copy(f"{graph}.data", scratch)
+    plan["onnx"] = str(scratch / graph.name)
+    Path(plan["onnx"]).write_bytes(model.SerializeToString())
+    data = json.dumps(plan).encode()
+    (engines / entry["file"]).write_bytes(data)
+    entry["content"] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (engines / ENGINES).write_text(json.dumps(manifest))
