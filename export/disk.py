@@ -10,12 +10,14 @@ from llamavid.errors import DeviceError
 _SMALL_FILES_BYTES = 20_000_000  # tokenizers, headers, configurations
 
 
-def require_disk(folder: Path, needed_bytes: int, what: str) -> None:
-    """Raises `DeviceError` where `folder`'s disk has less room than `what` needs."""
-    free = shutil.disk_usage(folder).free
-    if needed_bytes + _SMALL_FILES_BYTES > free:
+def require_disk(
+    folder: Path, needed_bytes: int, what: str, *, next_step: str = "Make room, or choose another -o."
+) -> None:
+    """Raises `DeviceError` where `folder`'s disk has less room than `what` needs; nothing needs none."""
+    free, needed = shutil.disk_usage(folder).free, needed_bytes + _SMALL_FILES_BYTES
+    if needed_bytes and needed > free:
         raise DeviceError(
-            f"{folder.parent} has {free / 1e9:.1f} GB free",
-            expected=f"{(needed_bytes + _SMALL_FILES_BYTES) / 1e9:.1f} GB for {what}",
-            next_step="Make room, or choose another -o.",
+            f"{folder} has {free / 1e9:.1f} GB free",
+            expected=f"{needed / 1e9:.1f} GB for {what}",
+            next_step=next_step,
         )

@@ -89,7 +89,7 @@ def export_huggingface(
     shards = _shards(checkpoint, options)
     size = sum(planned.nbytes for plan in shards.values() for planned in plan.values())
     with staged_folder(target, replace=options.replace, marker=NOTE, what="an exported Vicuna") as stage:
-        require_disk(stage, size, "the Hugging Face folder")
+        require_disk(stage.parent, size, "the Hugging Face folder")
         _write_weights(checkpoint, stage, shards, on_progress)
         index = {
             "metadata": {"total_size": size},

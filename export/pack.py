@@ -30,12 +30,11 @@ from llamavid.bundle import (
     staged_folder,
     write_manifest,
 )
-from llamavid.contract import (
-    DType,
-)
-from llamavid.errors import BundleError, UsageError
+from llamavid.contract import DType
+from llamavid.errors import UsageError
 from llamavid.export import activations
 from llamavid.export.activations import Activations
+from llamavid.export.disk import require_disk
 from llamavid.export.emulation import EmulatedBuilder
 from llamavid.export.frame_types import FrameTypes, frame_types, write_frame_graphs
 from llamavid.export.language_graphs import EMULATED, write_language_graphs
@@ -131,14 +130,15 @@ def export_bundle(
         on_row: called with each line of the table of errors as it is known.
 
     Raises:
-        BundleError: the target exists, or there is not enough disk.
+        BundleError: the target exists.
+        DeviceError: there is not enough disk.
         UsageError: the precision needs scales, and there are neither scales nor frames.
         ScalesError: the scales are damaged, or of another checkpoint or format.
         ParityError: a graph differs from PyTorch by more than its tolerance; no bundle is written.
     """
     options = options or ExportOptions()
     with staged_folder(target, replace=options.replace) as stage:
-        _check_disk(checkpoint, stage, options)
+        _require_room(checkpoint, stage, options)
         seen = _scan(checkpoint, stage, frames, on_progress, on_scan)
         types = frame_types(checkpoint, options.frame, scales=options.scales, seen=seen)
         if types.scales:
@@ -250,17 +250,19 @@ def _write_tables(checkpoint: Checkpoint, stage: Path, dtype: DType, on_progress
     shutil.copyfile(checkpoint.question_vocabulary, stage / QUESTION_VOCABULARY)
 
 
-def _check_disk(checkpoint: Checkpoint, stage: Path, options: ExportOptions) -> None:
-    """An hour of writing should not end in a full disk."""
-    need = 0.0
+def _require_room(checkpoint: Checkpoint, stage: Path, options: ExportOptions) -> None:
+    language = checkpoint.config.language
+    need = float(language.vocab_size * language.hidden * options.embedding_dtype.itemsize)
     for name, stored in checkpoint.tensors.items():
+        if name == "language.model.embed_tokens.weight":  # the table above
+            continue
         kind = options.llm_precision if name.startswith("language.") else options.precision
         need += float(np.prod(stored.shape)) * _BYTES_A_WEIGHT[kind]
         if not name.startswith("language.") and options.frame.compute is not DType.FLOAT32:
             need += float(np.prod(stored.shape)) * 4  # emulated, until they are compared
-    free = shutil.disk_usage(stage).free
-    if need * 1.02 > free:
-        raise BundleError(
-            f"the bundle needs {need / 1e9:.1f} GB and {stage.parent} has {free / 1e9:.1f} GB free",
-            next_step="Free some, choose another -o, or a smaller --llm-precision.",
-        )
+    require_disk(
+        stage.parent,
+        int(need * 1.02),
+        "the bundle",
+        next_step="Make room, choose another -o, or a smaller --llm-precision.",
+    )

@@ -15,8 +15,7 @@ import shutil
 from pathlib import Path
 
 from llamavid.bundle import MANIFEST, Bundle, staged_folder
-from llamavid.errors import DeviceError
-from llamavid.export.preflight import gib
+from llamavid.export.disk import require_disk
 from llamavid.targets import Target, dotted
 
 RECORD, README = "build.json", "BUILD.txt"
@@ -61,15 +60,10 @@ def link_or_copy(source: Path, place: Path) -> None:
 
 
 def _require_room(bundle: Bundle, stage: Path, names: list[str]) -> None:
-    if os.stat(stage).st_dev == os.stat(bundle.folder).st_dev:
-        return
-    need = sum((bundle.folder / name).stat().st_size for name in names)
-    free = shutil.disk_usage(stage).free
-    if need > free:
-        raise DeviceError(
-            f"the package needs {gib(need)} of disk; {stage.parent} has {gib(free)} free",
-            next_step="Free some, or choose another -o.",
-        )
+    linked = os.stat(stage).st_dev == os.stat(bundle.folder).st_dev
+    if not linked:
+        need = sum((bundle.folder / name).stat().st_size for name in names)
+        require_disk(stage.parent, need, "the package")
 
 
 def _readme(bundle: Bundle, target: Target, command: str) -> str:

@@ -5,9 +5,7 @@ Takes sizes of weights, gives bytes. The factors were measured with TensorRT-RTX
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
-from pathlib import Path
 
 from llamavid.contract import DType, GraphContract
 from llamavid.engines import Device
@@ -76,16 +74,6 @@ def require_memory(need: Need, available: int | None, *, device: Device | None) 
             f"the engines need about {gib(need.device_memory)} of {device.name}'s memory; "
             f"{gib(device.memory_bytes)} are free",
             next_step="Free some, choose a smaller --cache, or pass --ignore-memory to try all the same.",
-        )
-
-
-def require_disk(need: Need, folder: Path) -> None:
-    """Raises `DeviceError` where the engines will not fit."""
-    free = shutil.disk_usage(folder).free
-    if need.disk > free:
-        raise DeviceError(
-            f"the engines need about {gib(need.disk)} of disk; {folder} has {gib(free)} free",
-            next_step="Free some.",
         )
 
 

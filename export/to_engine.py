@@ -32,6 +32,7 @@ from llamavid.engines import (
 from llamavid.errors import BundleError
 from llamavid.export.compilation import compiled, merged_timing_caches, require_settings
 from llamavid.export.configuration import configuration_of
+from llamavid.export.disk import require_disk
 from llamavid.export.engine_plan import EnginePlan, engine_plans
 from llamavid.export.engine_store import EngineStore, StoredEngine
 from llamavid.export.job import Job
@@ -42,7 +43,6 @@ from llamavid.export.preflight import (
     cache_bytes,
     device_remark,
     need_of,
-    require_disk,
     require_memory,
 )
 from llamavid.export.timing_cache import TimingCacheFile
@@ -105,7 +105,7 @@ def build_engines(
         _say_first(configuration, need, job.target, say)
         if not job.options.ignore_memory:
             require_memory(need, available_memory(), device=job.device)
-        require_disk(need, folder.parent)
+        require_disk(folder.parent, need.disk, "the engines", next_step="Make room and run it again.")
         stored, outcomes = {}, []
         for plan in plans:
             began, found = time.monotonic(), ready.get(plan.stage)

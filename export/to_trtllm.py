@@ -90,7 +90,7 @@ def export_trtllm(
     plan = _plan(language, options)
     size = sum(planned.nbytes for planned in plan.values()) * options.tensor_parallel
     with staged_folder(target, replace=options.replace, marker=NOTE, what="an exported Vicuna") as stage:
-        require_disk(stage, size, "the TensorRT-LLM checkpoint")
+        require_disk(stage.parent, size, "the TensorRT-LLM checkpoint")
         with ExitStack() as stack:
             ranks = [
                 stack.enter_context(TensorWriter(stage / f"rank{rank}.safetensors", plan))

@@ -7,6 +7,7 @@ through the code that answers.
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from onnx.reference import ReferenceEvaluator
 from llamavid.bundle import GRAPHS, Bundle, GraphEntry, open_bundle
 from llamavid.config import LanguageConfig
 from llamavid.contract import DType, TensorSpec
-from llamavid.errors import ParityError
+from llamavid.errors import DeviceError, ParityError
 from llamavid.export.pack import ExportOptions, export_bundle
 from llamavid.export.precision import BLOCK_SIZES, dequantized, packed_int4, quantize_int4
 from llamavid.export.verify import Runner, sample_pixels
@@ -234,6 +235,16 @@ def test_one_lost_tensor_fails_the_export_and_leaves_nothing(tmp_path: Path, gra
     with pytest.raises(ParityError, match=rf"graph {graph}(\.\w+)? \(fp32\) differs from PyTorch"):
         export_bundle(golden_checkpoint("short-video"), tmp_path / "bundle", runner=losing(tensor, graph))
     assert os.listdir(tmp_path) == []
+
+
+def test_a_small_disk_is_told_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=20_100_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(DeviceError, match=r"0\.0 GB free; expected 0\.0 GB for the bundle\. Make room"):
+        export_bundle(golden_checkpoint("short-video"), tmp_path / "bundle", runner=RUNNER)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_lost_int4_scales_fail_the_export(tmp_path: Path) -> None:

@@ -203,6 +203,19 @@ def open_set(bundle: Bundle) -> EngineSet:
 # Builds that end early, and two at once.
 
 
+def test_a_small_disk_is_told_before_anything_is_built_and_is_enough_for_nothing(
+    bundle: Bundle, trt: TensorRt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(bundle.folder)._replace(free=1_000_000)
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda path: usage)
+        with pytest.raises(DeviceError, match=r"engines has 0\.0 GB free; expected 0\.0 GB for the engines"):
+            built(bundle, trt)
+    built(bundle, trt)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    assert not built(bundle, trt).engines[0].built
+
+
 def test_a_killed_build_goes_on_with_the_engines_it_had_finished(bundle: Bundle, trt: TensorRt) -> None:
     killed = build_in_another_process(
         bundle, "if what == 'build content': os.kill(os.getpid(), signal.SIGKILL)"
