@@ -34,8 +34,7 @@ class Graphs:
         return self._loaded[graph]
 
     def _require_kernels(self, graph: str) -> None:
-        precision = self.bundle.manifest.graphs[graph].precision
-        if precision == "bf16":  # inside a graph: its boundary does not tell
+        if not runs_on_a_cpu(graph, self.bundle.manifest.graphs[graph].precision):
             raise DeviceError(
                 f"graph {graph} of {self.bundle.folder} is bfloat16",
                 expected="a type that ONNX Runtime's CPU multiplies",
@@ -56,5 +55,15 @@ class Graphs:
         self._loaded.clear()
 
     def _weights_bytes(self, graph: str) -> int:
+        """As they are in memory: ONNX Runtime widens bfloat16 ones to float32 while it loads."""
         manifest = self.bundle.manifest
-        return manifest.files[manifest.graphs[graph].weights_file].size
+        entry = manifest.graphs[graph]
+        return manifest.files[entry.weights_file].size * (2 if entry.precision == "bf16" else 1)
+
+
+def runs_on_a_cpu(graph: str, precision: str) -> bool:
+    """ONNX Runtime has no bfloat16 kernels there. `llm`, its own language graph, only stores weights so.
+
+    A precision is inside a graph: its boundary does not tell.
+    """
+    return precision != "bf16" or graph == "llm"

@@ -18,7 +18,7 @@ from llamavid.parity import TOLERANCES
 from llamavid.runtime.decoder import Decoder
 from llamavid.runtime.encoder import CONTEXT_BATCH
 from llamavid.runtime.executors import OnnxExecutor, open_session
-from llamavid.runtime.graphs import Graphs
+from llamavid.runtime.graphs import Graphs, runs_on_a_cpu
 from llamavid.runtime.session import VISION_BATCH
 from llamavid.runtime.timing import Timings
 from llamavid.runtime.verify import LANGUAGE_STAGE, Stage, Step, Subject, read_steps
@@ -26,7 +26,6 @@ from llamavid.runtime.verify import LANGUAGE_STAGE, Stage, Step, Subject, read_s
 Array = npt.NDArray[Any]
 
 ONNX_RUNTIME = "ONNX Runtime"
-NOT_ON_A_CPU = {"bf16"}  # ONNX Runtime has no kernels for it there
 _SIZES = {
     "vision": (1, VISION_BATCH),
     "content": (1, 3, CONTEXT_BATCH),
@@ -73,7 +72,7 @@ def onnx_subject(bundle: Bundle) -> Subject:
         return read_steps(Decoder(load(LANGUAGE_STAGE), contract, language), steps, capacity)
 
     stages = {name: _stage(name, bundle.manifest.graphs[name]) for name in GRAPHS}
-    can = {name: stage for name, stage in stages.items() if stage.precision not in NOT_ON_A_CPU}
+    can = {name: stage for name, stage in stages.items() if runs_on_a_cpu(stage.graph, stage.precision)}
     return Subject(ONNX_RUNTIME, can, run_frames, read)
 
 

@@ -15,7 +15,10 @@ from click.testing import CliRunner, Result
 from llamavid.bundle import MANIFEST, file_sha256
 from llamavid.cli import main
 from llamavid.commands import verifying
+from llamavid.embedded import sample_clip
+from llamavid.export.pack import ExportOptions, export_bundle
 from llamavid.golden import GOLDEN
+from tests.conftest import RUNNER, golden_checkpoint
 
 
 @pytest.fixture
@@ -117,6 +120,19 @@ def test_bisect_shows_each_block_s_own_error(bundle: Path) -> None:
 def test_bisect_says_what_to_install(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
     assert 'onnx not installed. Run: pip install "llamavid[export]".' in refusal(typed(bundle, "--bisect"))
+
+
+def test_a_language_model_in_bfloat16_answers_and_is_compared_on_the_cpu(tmp_path: Path) -> None:
+    """Its weights are bfloat16 and its products float32, which ONNX Runtime has kernels for."""
+    folder, options = tmp_path / "bundle", ExportOptions(llm_precision="bf16")
+    export_bundle(golden_checkpoint("short-video"), folder, runner=RUNNER, options=options)
+    done = typed(folder, "--on", "cpu", "--bisect", "--json")
+    assert (done.exit_code, done.stderr) == (0, "")
+    (document,) = json.loads(done.stdout)["compared"]
+    assert "llm" in {row["graph"] for row in document["rows"]}
+    assert {each["first_wrong"] for each in document["bisected"] if each["graph"] == "llm"} == {None}
+    asked = ["ask", str(folder), str(sample_clip()), "What?", "--max-new-tokens", "2"]
+    assert CliRunner().invoke(main, asked).exit_code == 0
 
 
 def test_an_earlier_bundle_says_to_export_again(bundle: Path) -> None:

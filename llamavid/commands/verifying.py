@@ -144,7 +144,8 @@ class _Run:
     def _bisect(self, subject: Subject, failed: dict[str, int]) -> None:
         """The stages that failed, at the first size that did; all of them where none did."""
         from llamavid.commands.bisecting import bisections
-        from llamavid.runtime.parity import NOT_ON_A_CPU, ONNX_RUNTIME
+        from llamavid.runtime.graphs import runs_on_a_cpu
+        from llamavid.runtime.parity import ONNX_RUNTIME
 
         sizes = failed or {name: min(stage.sizes, default=1) for name, stage in subject.stages.items()}
         if subject.name != ONNX_RUNTIME and sizes:
@@ -152,7 +153,8 @@ class _Run:
                 f"{subject.name}: blocks are those of the graphs that its engines were built from, as ONNX "
                 "Runtime runs them. Where none goes wrong, the engine was miscompiled."
             )
-        for name in [name for name in sizes if subject.stages[name].precision in NOT_ON_A_CPU]:
+        stages = {name: subject.stages[name] for name in sizes}
+        for name in [n for n, each in stages.items() if not runs_on_a_cpu(each.graph, each.precision)]:
             remark(f"{name} is in a type that ONNX Runtime has no kernels for on the CPU: not bisected.")
             del sizes[name]
         for found in bisections(self._bundle, self._golden, subject, sizes, self._progress):
