@@ -93,6 +93,11 @@ class ExportOptions:
                 expected="fp32 or fp16 around int8 and int4, fp16 around fp8",
                 next_step="Leave --compute out.",
             )
+        if self.int4_block != 32 and "int4" not in (self.precision, self.llm_precision):
+            raise UsageError(
+                f"int4-block {self.int4_block} where nothing is int4",
+                expected="--precision or --llm-precision int4",
+            )
         if self.scales and not self.frame.eight_bits:
             raise UsageError(f"scales with precision {self.precision}", expected="--precision int8 or fp8")
 

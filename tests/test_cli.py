@@ -755,7 +755,8 @@ def test_weights_that_float16_cannot_hold_fail_the_export_in_float16_only(
 
 
 @pytest.mark.parametrize(
-    "options", ["--precision int8", "--llm-precision fp8", "--int4-block 48", "--template x"]
+    "options",
+    ["--precision int8", "--llm-precision fp8", "--int4-block 48", "--int4-block 64", "--template x"],
 )
 def test_an_export_that_does_not_exist_is_refused(llamavid: Command, tmp_path: Path, options: str) -> None:
     command = ("export", SHORT / "checkpoint", "-o", tmp_path / "bundle", *options.split())
@@ -765,7 +766,10 @@ def test_an_export_that_does_not_exist_is_refused(llamavid: Command, tmp_path: P
 # help
 
 
-@pytest.mark.parametrize("command", ["", "ask", "chat", "demo", "doctor", "eval", "export", "features"])
+@pytest.mark.parametrize(
+    "command",
+    ["", "ask", "build", "chat", "demo", "doctor", "eval", "export", "export-llm", "features", "verify"],
+)
 def test_every_command_explains_itself(llamavid: Command, command: str) -> None:
     done = llamavid(*command.split(), "--help")
     assert done.code == 0

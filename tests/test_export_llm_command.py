@@ -109,6 +109,11 @@ def test_a_hugging_face_folder_is_neither_split_nor_quantized(
     assert "--format engine" in line
 
 
+def test_groups_without_int4_are_refused(tmp_path: Path) -> None:
+    line = refused(export_llm("short-video", tmp_path / "v", "--quantize", "int8", "--int4-group", "64"), 2)
+    assert "int4-group 64 with quantize int8; expected --quantize int4-awq" in line
+
+
 def test_a_folder_that_exists_is_replaced_only_when_asked(tmp_path: Path) -> None:
     assert export_llm("short-video", tmp_path / "v").exit_code == 0
     assert "--replace" in refused(export_llm("short-video", tmp_path / "v"), 1)

@@ -73,11 +73,17 @@ def build_llm(
     after v0.12.0-jetson: there a bundle's own engines run.
     """
     require_extra("export", "torch", "transformers", "safetensors")
+    from llamavid.errors import UsageError
     from llamavid.export.trtllm_options import TrtllmOptions
 
     settings = TrtllmOptions(**options)
     if kind != "engine":
         _refuse_engine_options(settings, kind)
+    elif settings.int4_group != 128 and settings.quantize != "int4-awq":
+        raise UsageError(
+            f"int4-group {settings.int4_group} with quantize {settings.quantize}",
+            expected="--quantize int4-awq",
+        )
     from llamavid.model.checkpoint import open_checkpoint
 
     opened = open_checkpoint(
