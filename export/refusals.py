@@ -82,6 +82,11 @@ def builder_refusal(trt: TensorRt, graph: str, errors: list[str]) -> LlamaVidErr
             f"graph {graph}: {trt.label} ran out of memory",
             next_step="Free some, or build with smaller --frames, --prefill or --workspace.",
         )
+    if "workspace limit" in text:
+        return DeviceError(
+            f"graph {graph}: {trt.label} has no kernel for it with so little memory beside its tensors",
+            next_step="Pass a larger --workspace, or none.",
+        )
     node = _NODE.search(text)
     where = f" at {node[1]}" if node else ""
     said = f" ({_cut(errors[0])})" if errors else ""

@@ -117,6 +117,11 @@ def build(
         if why or package:
             document["packages"].append(_package(opened, target, settings, output, why))
             reasons += [why] if not package else []
+        elif output is not None:
+            raise UsageError(
+                f"-o {output}, but {target.name} is built here, in the bundle",
+                next_step="Leave it out, or pass --package.",
+            )
         else:
             document["sets"].append(_set(opened, target, settings, site.device, quiet=as_json))
     if as_json:

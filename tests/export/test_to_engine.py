@@ -512,6 +512,18 @@ def test_a_package_that_was_asked_for_is_no_failure(bundle: Bundle, tmp_path: Pa
 
 
 @pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="here is a GPU")
+def test_a_package_s_folder_is_refused_where_engines_are_built(bundle: Bundle, trt: TensorRt) -> None:
+    done = llamavid("build", bundle.folder, "--target", TARGET.name, "-o", bundle.folder.with_name("x"))
+    assert done.returncode == 2
+    assert f"{TARGET.name} is built here, in the bundle. Leave it out, or pass --package." in done.stderr
+    assert not (bundle.folder / "engines").exists()
+
+
+def test_a_workspace_that_is_too_small_is_said(bundle: Bundle, trt: TensorRt) -> None:
+    with pytest.raises(DeviceError, match=r"so little memory beside its tensors\. Pass a larger --workspace"):
+        built(bundle, trt, BuildOptions(stages=("vision",), workspace_bytes=1))
+
+
 def test_this_machine_without_a_gpu_is_no_target(bundle: Bundle) -> None:
     done = llamavid("build", bundle.folder, "--target", "this")
     assert done.returncode == 1
