@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from llamavid.bundle import Bundle
+from llamavid.bundle import GRAPHS, Bundle
 from llamavid.engines import engine_sets
 from llamavid.errors import BundleError, DeviceError, ParityError
 from llamavid.runtime.assembly import FrameTokens
@@ -151,12 +151,14 @@ def open_machine(
     timings: Timings,
     threads: int | None = None,
     memory_bytes: int | None = None,
+    stages: Sequence[str] = GRAPHS,
 ) -> Machine:
     """What was asked for, or an error: the CPU never steps in unasked.
 
     Args:
         on: "cpu", "this" or a target's name. None is "this" for a bundle with engines, otherwise "cpu".
         allow_cpu: where the engines cannot be used, warn and take the CPU.
+        stages: what will run on it. Engines for some of them alone cannot be used.
 
     Raises:
         UsageError: `on` is no target.
@@ -166,7 +168,7 @@ def open_machine(
     if wanted == CPU:
         return OnCpu(bundle, timings=timings, threads=threads)
     try:
-        return _on_gpu(bundle, wanted, timings, memory_bytes)
+        return _on_gpu(bundle, wanted, stages, timings, memory_bytes)
     except (BundleError, DeviceError, ParityError) as error:
         if allow_cpu:
             warnings.warn(f"The CPU answers, not an engine: {error}", stacklevel=2)
@@ -177,9 +179,11 @@ def open_machine(
         raise type(error)(error.given, expected=error.expected, next_step=said) from error
 
 
-def _on_gpu(bundle: Bundle, wanted: str, timings: Timings, memory_bytes: int | None) -> Machine:
+def _on_gpu(
+    bundle: Bundle, wanted: str, stages: Sequence[str], timings: Timings, memory_bytes: int | None
+) -> Machine:
     from llamavid.runtime.tensorrt.choosing import usable_engines
     from llamavid.runtime.tensorrt.machine import OnGpu
 
-    engines, device = usable_engines(bundle, wanted)
+    engines, device = usable_engines(bundle, wanted, stages)
     return OnGpu(bundle, engines, device, timings=timings, memory_bytes=memory_bytes)
