@@ -22,6 +22,7 @@ from llamavid.export.refusals import Complaint, builder_refusal, parser_refusal
 from llamavid.export.tensorrt_library import TensorRt
 from llamavid.targets import Capability
 
+RECIPE = 1  # raised by hand when other engines are built of the same: those of before are not taken over
 OnStep = Callable[[str, int, int], None]  # phase, steps done, of how many
 
 

@@ -17,6 +17,7 @@ from llamavid.bundle import Bundle
 from llamavid.contract import GraphContract, Lowering
 from llamavid.engines import Profile, graph_digest
 from llamavid.errors import BundleError
+from llamavid.export.compilation import RECIPE
 from llamavid.export.job import STAGES, BuildOptions, Job
 from llamavid.export.profiles import CACHE, profiles_of
 from llamavid.targets import Target, lowering_for, require_precision
@@ -92,6 +93,7 @@ def _plan(job: Job, stage: str, graph: str) -> EnginePlan:
     model, sizes = job.bundle.manifest.model, job.options.sizes
     profiles = profiles_of(entry.contract, model, sizes, static=static, one=job.trt.is_rtx)
     depends_on = {
+        "recipe": RECIPE,
         "graph": graph_digest(job.bundle, graph),
         "profiles": [dataclasses.asdict(profile) for profile in profiles],
         "library": job.trt.library.value,

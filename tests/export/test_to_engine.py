@@ -19,6 +19,7 @@ from llamavid.bundle import MANIFEST, Bundle, ParityRow, open_bundle
 from llamavid.embedded import default_bundle
 from llamavid.engines import Device, EngineSet, engine_sets, open_engines, require_stamp, write_stamp
 from llamavid.errors import BundleError, DeviceError, UsageError
+from llamavid.export import engine_plan
 from llamavid.export.job import BuildOptions, Job
 from llamavid.export.lock import locked
 from llamavid.export.package import write_package
@@ -145,6 +146,15 @@ def test_other_shapes_are_another_engine(bundle: Bundle, trt: TensorRt) -> None:
     other = built(bundle, trt, replace(CONTENT, sizes=Sizes(frames=(1, 2, 4))))
     assert other.engines[0].built
     assert other.engines[0].file != first.engines[0].file
+
+
+def test_another_way_to_build_is_another_engine(
+    bundle: Bundle, trt: TensorRt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an upgrade that builds otherwise, engines of before are not taken over."""
+    built(bundle, trt)
+    monkeypatch.setattr(engine_plan, "RECIPE", engine_plan.RECIPE + 1)
+    assert [engine.built for engine in built(bundle, trt).engines] == [True]
 
 
 def test_force_builds_what_could_be_taken_over(bundle: Bundle, trt: TensorRt) -> None:
