@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llamavid.contract import GraphContract, TensorSpec
+from llamavid.contract import DType, GraphContract, TensorSpec
 from llamavid.engines import Profile
 from llamavid.errors import BundleError, DeviceError, UsageError
 from llamavid.export.fixed_length import graph_text
@@ -49,6 +49,7 @@ class Compiled:
 
     data: Any  # the library's buffer: bytes-like
     timing_cache: bytes  # what was known and what this build measured; empty where there is none
+    contract: GraphContract  # the graph's, and the outputs beyond it that were allowed
 
 
 def compiled(
@@ -60,6 +61,7 @@ def compiled(
     settings: Settings,
     *,
     fixed: dict[str, int] | None = None,
+    marks: str | None = None,
     timing_cache: bytes = b"",
     on_step: OnStep = lambda phase, done, steps: None,
 ) -> Compiled:
@@ -67,6 +69,7 @@ def compiled(
 
     Args:
         fixed: named dimensions that are numbers in the engine.
+        marks: how the names of outputs begin that may be there beyond the contract, in float32.
 
     Raises:
         UsageError: the library cannot build as `settings` say.
@@ -80,6 +83,7 @@ def compiled(
     network = builder.create_network(_network_flags(trt))
     _parse(trt, graph, file, network, fixed or {})
     _let_attention_be_taken_apart(trt, network)
+    contract = _with_marks(network, contract, marks)
     _require_contract(trt, graph, network, contract)
     config = _configured(trt, builder, settings)
     for shapes in profiles:
@@ -92,7 +96,7 @@ def compiled(
     if plan is None:
         raise builder_refusal(trt, graph, trt.errors)
     measured = bytes(config.get_timing_cache().serialize()) if trt.has_timing_cache else b""
-    return Compiled(plan, measured)
+    return Compiled(plan, measured, contract)
 
 
 def require_settings(trt: TensorRt, settings: Settings) -> None:
@@ -150,6 +154,23 @@ def _let_attention_be_taken_apart(trt: TensorRt, network: Any) -> None:
         if layer.type == trt.module.LayerType.ATTENTION_OUTPUT:
             layer.__class__ = trt.module.IAttentionOutputLayer  # it is handed out as its base
             layer.attention.decomposable = True
+
+
+def _with_marks(network: Any, contract: GraphContract, marks: str | None) -> GraphContract:
+    """Wider by the marks, with the shapes that the parser found; an open dimension gets a name."""
+    if marks is None:
+        return contract
+    outputs = [network.get_output(i) for i in range(network.num_outputs)]
+    found = tuple(
+        TensorSpec(
+            tensor.name,
+            DType.FLOAT32,
+            tuple(str(dim) if dim >= 0 else f"open {axis}" for axis, dim in enumerate(tensor.shape)),
+        )
+        for tensor in outputs
+        if tensor.name.startswith(marks)
+    )
+    return GraphContract(contract.inputs, (*contract.outputs, *found))
 
 
 def _require_contract(trt: TensorRt, graph: str, network: Any, contract: GraphContract) -> None:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from llamavid.engines import Profile
+from llamavid.engines import EngineManifest, Profile
+from llamavid.export.compilation import Settings
 from llamavid.export.engine_plan import EnginePlan
 from llamavid.export.job import Job
 from llamavid.export.preflight import Need, gib
 from llamavid.targets import dotted
+
+_FLAGS, _TF32 = "flags", "TF32"
 
 
 def configuration_of(job: Job, plans: tuple[EnginePlan, ...], need: Need) -> dict[str, str]:
@@ -25,7 +28,7 @@ def configuration_of(job: Job, plans: tuple[EnginePlan, ...], need: Need) -> dic
         "built on": f"{device.name}, driver {device.driver}" if device else "no GPU needed",
         "precision": ", ".join(f"{plan.graph} {plan.precision}" for plan in plans),
         "workspace": "as the library chooses" if workspace is None else gib(workspace),
-        "flags": ", ".join(_flags(job)),
+        _FLAGS: ", ".join(_flags(job)),
         "memory": f"about {gib(need.build_memory)} to build, {gib(need.device_memory)} on the device",
         "disk": f"about {gib(need.disk)}",
         **{
@@ -36,9 +39,19 @@ def configuration_of(job: Job, plans: tuple[EnginePlan, ...], need: Need) -> dic
     }
 
 
+def settings_of(manifest: EngineManifest) -> Settings:
+    """What a set was built with; the limit of the workspace, which it does not keep, is the library's own."""
+    return Settings(
+        capabilities=(manifest.capability,),
+        tf32=_TF32 in manifest.settings.get(_FLAGS, "").split(", "),
+        version_compatible=manifest.version_compatible,
+        hardware_compatible=manifest.hardware_compatible,
+    )
+
+
 def _flags(job: Job) -> Iterator[str]:
     yield "strongly typed"
-    yield "TF32" if job.settings.tf32 else "no TF32"
+    yield _TF32 if job.settings.tf32 else f"no {_TF32}"
     if job.settings.version_compatible:
         yield "version-compatible"
     if job.settings.hardware_compatible:

@@ -62,6 +62,12 @@ def graph_of(stage: str, lowering: Lowering) -> str:
     return f"llm.{lowering.value}" if stage == "llm" else stage
 
 
+def fixed_dimensions(graph: str, profiles: tuple[Profile, ...]) -> dict[str, int]:
+    """Of the static lowering: its cache has one length."""
+    static = graph == graph_of("llm", Lowering.STATIC)
+    return {CACHE: profiles[0].largest["past.0.key"][2]} if static else {}
+
+
 def require_graphs(bundle: Bundle, target: Target, options: BuildOptions) -> None:
     """The same questions where the library is not at hand: any of its versions that the target takes will do.
 
@@ -108,7 +114,7 @@ def _plan(job: Job, stage: str, graph: str) -> EnginePlan:
         entry.precision,
         entry.contract,
         profiles,
-        {CACHE: profiles[0].largest["past.0.key"][2]} if static else {},
+        fixed_dimensions(graph, profiles),
         job.bundle.path(entry.file),
         job.bundle.manifest.files[entry.weights_file].size,
         f"{stage}-{digest[:16]}.engine",

@@ -17,7 +17,21 @@ if TYPE_CHECKING:
     from llamavid.golden import Golden
     from llamavid.runtime.verify import Subject
 
-_CACHE = 256  # tokens: what engines have at least
+_CACHE = 256  # tokens
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What runs the marked graphs of one stage in ONNX Runtime's place, and what it takes.
+
+    Args:
+        largest: frames of a run, or tokens of a prefill.
+        cache: tokens.
+    """
+
+    run: RunFile
+    largest: int
+    cache: int
 
 
 @dataclass(frozen=True)
@@ -48,23 +62,25 @@ def bisections(
     sizes: Mapping[str, int],
     progress: Progress,
     *,
-    run: RunFile | None = None,
+    engine: Examined | None = None,
 ) -> Iterator[Bisection]:
     """Stage after stage.
 
     Args:
         sizes: frames of a run, by stage.
-        run: what runs the marked graphs; without it, ONNX Runtime as it answers.
+        engine: what is examined; without it, the graphs as ONNX Runtime runs them.
     """
     from llamavid.export.bisect import bisect, first_wrong
     from llamavid.runtime.parity import run_file
 
-    examined, reference = run or run_file, partial(run_file, exact_int4=True)
+    examined, reference = engine.run if engine else run_file, partial(run_file, exact_int4=True)
     for name, size in sizes.items():
         stage = subject.stages[name]
         entry = bundle.manifest.graphs[stage.graph]
         file = bundle.path(entry.file)
-        for what, inputs in _runs(golden, stage.contract, bundle, name, size, partial(examined, file)):
+        limits = (engine.largest, engine.cache) if engine else None
+        run = partial(examined, file)
+        for what, inputs in _runs(golden, stage.contract, bundle, name, size, run, limits):
             progress.update(f"bisect {stage.graph}, {what}", 0, None)
             steps = tuple(bisect(file, stage.contract, inputs, run=examined, reference=reference))
             progress.close()
@@ -72,20 +88,35 @@ def bisections(
 
 
 def _runs(
-    golden: Golden, contract: Any, bundle: Bundle, name: str, size: int, run: Any
+    golden: Golden,
+    contract: Any,
+    bundle: Bundle,
+    name: str,
+    size: int,
+    run: Any,
+    limits: tuple[int, int] | None,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Inputs to bisect with: of the language model a prefill, and a decode step on the cache that it left."""
+    """Inputs to bisect with: of the language model a prefill, and a decode step on the cache that it left.
+
+    `run` runs the graph without marks, for that cache, before anything is given: where it is an engine, the
+    marked one takes its place on the GPU once.
+    """
+    import numpy as np
+
     from llamavid.elements import as_elements
     from llamavid.export.bisect import next_inputs
     from llamavid.runtime.verify import LANGUAGE_STAGE, arrangements, prefill_inputs, stage_inputs
 
     if name != LANGUAGE_STAGE:
         frames = len(golden.pixels)
-        rows = arrangements(frames, max(size, frames))[0]
+        rows = arrangements(frames, min(max(size, frames), limits[0] if limits else max(size, frames)))[0]
         yield f"{len(rows)} frames", stage_inputs(golden, contract, rows)
         return
-    inputs = prefill_inputs(golden, contract, min(_CACHE, bundle.manifest.model.language.context_length))
-    yield "prefill", inputs
-    at = int(golden.chunks[0])
+    cache = limits[1] if limits else min(_CACHE, bundle.manifest.model.language.context_length)
+    inputs = prefill_inputs(golden, contract, cache)
+    at = min(int(golden.chunks[0]), limits[0] if limits else cache)
+    inputs |= {"inputs_embeds": inputs["inputs_embeds"][:, :at], "total_length": np.asarray([at], np.int32)}
     row = as_elements(golden.sequence[:, at : at + 1], contract.spec("inputs_embeds").dtype)
-    yield "decode", next_inputs(inputs, run(inputs), row)
+    step = next_inputs(inputs, run(inputs), row)
+    yield "prefill", inputs
+    yield "decode", step

@@ -25,6 +25,7 @@ from llamavid.errors import DeviceError, LlamaVidError, ParityError, UsageError
 
 if TYPE_CHECKING:
     from llamavid.bundle import Bundle
+    from llamavid.commands.bisecting import Bisection
     from llamavid.engines import Device, EngineSet
     from llamavid.golden import Golden
     from llamavid.runtime.verify import Compared, Subject
@@ -34,7 +35,12 @@ if TYPE_CHECKING:
 @click.argument("bundle", required=False, type=click.Path(path_type=Path))
 @click.option("--target", help="One engine set; without it, every one that is for this machine.")
 @click.option("--on", "place", type=click.Choice(["cpu"]), help="cpu: the ONNX graphs alone. Stamps nothing.")
-@click.option("--bisect", "with_bisect", is_flag=True, help="Name the first block that goes wrong.")
+@click.option(
+    "--bisect",
+    "with_bisect",
+    is_flag=True,
+    help="Name the first block that goes wrong; engines are built anew with their blocks as outputs.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def verify(
     bundle: Path | None, target: str | None, place: str | None, with_bisect: bool, as_json: bool
@@ -86,7 +92,10 @@ class _Run:
             )
         if beside_engines:
             subject = _that_fits(self._bundle, subject)
-        self._graphs_agree = _all_passed(self._compare(subject))
+        compared = self._compare(subject)
+        self._graphs_agree = _all_passed(compared)
+        if self._with_bisect:
+            self._bisect(subject, compared)
 
     def on_engines(self, engines: EngineSet, device: Device) -> None:
         from llamavid.engines import remove_stamp, write_stamp
@@ -94,6 +103,8 @@ class _Run:
         try:
             with _engine_subject(engines, self._bundle) as subject:
                 compared = self._compare(subject)
+            if self._with_bisect:  # after the engines have left the GPU: another takes their place
+                self._bisect(subject, compared, engines)
         except LlamaVidError:  # an engine that cannot be compared is not known to be right
             remove_stamp(engines)
             raise
@@ -137,29 +148,57 @@ class _Run:
         self._documents.append(
             {"on": subject.name, "stamped": False, "rows": [row_document(each.row) for each in compared]}
         )
-        if self._with_bisect:
-            self._bisect(subject, {each.stage: each.size for each in reversed(failed)})
         return compared
 
-    def _bisect(self, subject: Subject, failed: dict[str, int]) -> None:
+    def _bisect(
+        self, subject: Subject, compared: Iterable[Compared], engines: EngineSet | None = None
+    ) -> None:
         """The stages that failed, at the first size that did; all of them where none did."""
+        failed = {each.stage: each.size for each in reversed(list(compared)) if not each.row.passed}
+        sizes = failed or {name: min(stage.sizes, default=1) for name, stage in subject.stages.items()}
+        if engines is not None and sizes:
+            remark(
+                f"{subject.name}: blocks are those of engines built anew, with each block's outputs as their "
+                "own. Where none goes wrong, it is what the builder makes of several blocks together."
+            )
+        for name, size in sizes.items():
+            if engines is None or not self._bisect_engine(subject, name, size, engines):
+                self._bisect_graph(subject, name, size)
+
+    def _bisect_engine(self, subject: Subject, name: str, size: int, engines: EngineSet) -> bool:
+        """False, and a line that says why, where it cannot be built here."""
+        from llamavid.commands.bisecting import bisections
+        from llamavid.commands.engine_bisecting import NotBuiltError, builder, examined_engine
+
+        try:
+            with examined_engine(self._bundle, engines, name, builder(self._progress)) as engine:
+                found = bisections(
+                    self._bundle, self._golden, subject, {name: size}, self._progress, engine=engine
+                )
+                self._tell(found, "engine")
+        except NotBuiltError as error:
+            remark(
+                f"{subject.name}: {name} cannot be built here ({error.given}). Blocks are those of the graph "
+                "that it was built from, as ONNX Runtime runs them. Where none goes wrong, the engine was "
+                "miscompiled."
+            )
+            return False
+        return True
+
+    def _bisect_graph(self, subject: Subject, name: str, size: int) -> None:
         from llamavid.commands.bisecting import bisections
         from llamavid.runtime.graphs import runs_on_a_cpu
-        from llamavid.runtime.parity import ONNX_RUNTIME
 
-        sizes = failed or {name: min(stage.sizes, default=1) for name, stage in subject.stages.items()}
-        if subject.name != ONNX_RUNTIME and sizes:
-            remark(
-                f"{subject.name}: blocks are those of the graphs that its engines were built from, as ONNX "
-                "Runtime runs them. Where none goes wrong, the engine was miscompiled."
-            )
-        stages = {name: subject.stages[name] for name in sizes}
-        for name in [n for n, each in stages.items() if not runs_on_a_cpu(each.graph, each.precision)]:
+        if not runs_on_a_cpu(subject.stages[name].graph, subject.stages[name].precision):
             remark(f"{name} is in a type that ONNX Runtime has no kernels for on the CPU: not bisected.")
-            del sizes[name]
-        for found in bisections(self._bundle, self._golden, subject, sizes, self._progress):
+            return
+        self._tell(bisections(self._bundle, self._golden, subject, {name: size}, self._progress), "graph")
+
+    def _tell(self, bisections: Iterable[Bisection], examined: str) -> None:
+        for found in bisections:
             self._documents[-1].setdefault("bisected", []).append(
                 {
+                    "examined": examined,
                     "graph": found.graph,
                     "run": found.run,
                     "first_wrong": found.first and found.first.block,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llamavid.contract import GraphContract, TensorSpec
@@ -20,20 +21,35 @@ from llamavid.runtime.tensorrt.library import TensorRt
 Shape = tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Built:
+    """An engine that this very process has built, for its own use: no set has to vouch for it."""
+
+    plan: Any  # bytes-like
+    contract: GraphContract
+
+
 class Engine:
     """One stage's engine. One thread at a time."""
 
-    def __init__(self, cuda: Cuda, tensorrt: TensorRt, engines: EngineSet, stage: str) -> None:
+    def __init__(
+        self, cuda: Cuda, tensorrt: TensorRt, engines: EngineSet, stage: str, built: Built | None = None
+    ) -> None:
         """Deserializes it.
+
+        Args:
+            built: what takes the place of the set's own engine of that stage.
 
         Raises:
             BundleError: the set has no such stage, the engine has changed, or is not what engines.json says.
             DeviceError: TensorRT does not take it.
         """
         again = f"Run: {command('build', engines.bundle_folder, engines.manifest.target)}."
-        plan = read_engine(engines, stage)
+        plan = read_engine(engines, stage) if built is None else built.plan
         self.stage, self._cuda, self._tensorrt = stage, cuda, tensorrt
         self.entry: EngineEntry = engines.manifest.engines[stage]
+        if built is not None:
+            self.entry = replace(self.entry, contract=built.contract)
         self._runtime = tensorrt.api.Runtime(tensorrt.log)
         if engines.manifest.version_compatible:  # such an engine brings the code that runs it
             self._runtime.engine_host_code_allowed = True

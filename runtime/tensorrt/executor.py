@@ -6,6 +6,7 @@ For verifying and for what is on the host anyway. The stages that follow each ot
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,15 @@ from llamavid.runtime.tensorrt.engine import Context, Engine, size_of
 class TensorRtExecutor:
     """One profile of one engine. One thread may run it at a time. Buffers grow to the largest run's."""
 
-    def __init__(self, cuda: Cuda, engine: Engine, profile: str) -> None:
+    def __init__(
+        self, cuda: Cuda, engine: Engine, profile: str, *, in_place: Mapping[str, str] | None = None
+    ) -> None:
+        """Args:
+        in_place: outputs that are written over an input, by name.
+        """
         self._cuda, self._contract = cuda, engine.contract
         self._stage = engine.stage
+        self._in_place = dict(in_place or {})
         self._stream = Stream(cuda)
         self._buffers: dict[str, DeviceBuffer] = {}
         self._staging: dict[str, PinnedBuffer] = {}
@@ -40,18 +47,19 @@ class TensorRtExecutor:
         shapes = {spec.name: self._context.shape(spec.name) for spec in self._contract.outputs}
         for spec in (*self._contract.inputs, *self._contract.outputs):
             shape = arrays[spec.name].shape if spec.name in arrays else shapes[spec.name]
-            self._make_room(spec.name, size_of(spec, shape))
+            self._make_room(self._place(spec.name), size_of(spec, shape))
         for name, array in arrays.items():
             self._staging[name].view(array.dtype, array.shape)[...] = array
             self._stream.copy(self._buffers[name].address, self._staging[name].address, array.nbytes)
-        self._context.set_addresses({name: buffer.address for name, buffer in self._buffers.items()})
+        specs = (*self._contract.inputs, *self._contract.outputs)
+        self._context.set_addresses({s.name: self._buffers[self._place(s.name)].address for s in specs})
         self._context.enqueue(self._stream)
         for spec in self._contract.outputs:
-            size = size_of(spec, shapes[spec.name])
-            self._stream.copy(self._staging[spec.name].address, self._buffers[spec.name].address, size)
+            size, place = size_of(spec, shapes[spec.name]), self._place(spec.name)
+            self._stream.copy(self._staging[place].address, self._buffers[place].address, size)
         self._stream.synchronize()
         return {
-            spec.name: self._staging[spec.name].view(spec.dtype.numpy, shapes[spec.name]).copy()
+            spec.name: self._staging[self._place(spec.name)].view(spec.dtype.numpy, shapes[spec.name]).copy()
             for spec in self._contract.outputs
         }
 
@@ -61,6 +69,10 @@ class TensorRtExecutor:
         buffers: list[Buffer] = [*self._buffers.values(), *self._staging.values()]
         for buffer in buffers:
             buffer.close()
+
+    def _place(self, name: str) -> str:
+        """Whose memory the tensor has."""
+        return self._in_place.get(name, name)
 
     def _make_room(self, name: str, size: int) -> None:
         if name in self._buffers and self._buffers[name].size >= size:

@@ -100,7 +100,24 @@ class Engine:
         options.log_severity_level = 3
         options.intra_op_num_threads = 1
         self.session = ort.InferenceSession(data["onnx"], options, providers=["CPUExecutionProvider"])
+        self._found: dict[tuple[Any, ...], dict[str, tuple[int, ...]]] = {}
         counts.alive.add(self)
+
+    @property
+    def inputs(self) -> set[str]:
+        return {name for name, tensor in self.tensors.items() if tensor["mode"] == "INPUT"}
+
+    def shape_of(self, name: str, shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
+        """Of an output whose dimensions are no input's: what a run with any numbers has."""
+        key = tuple(sorted(shapes.items()))
+        if key not in self._found:
+            given = {each: np.ones(shape, self.tensors[each]["dtype"]) for each, shape in shapes.items()}
+            if "total_length" in given:  # no less than what is read
+                given["total_length"][:] = shapes["inputs_embeds"][1]
+            names = [output.name for output in self.session.get_outputs()]
+            results = self.session.run(names, given)
+            self._found[key] = {each: array.shape for each, array in zip(names, results, strict=True)}
+        return self._found[key][name]
 
     @property
     def num_io_tensors(self) -> int:
@@ -165,8 +182,11 @@ class Context:
             for dim, size in zip(self._engine.tensors[given]["shape"], shape, strict=True)
             if isinstance(dim, str)
         }
-        shape = self._engine.tensors[name]["shape"]
-        return tuple(dim if isinstance(dim, int) else named.get(dim, -1) for dim in shape)
+        tensor = self._engine.tensors[name]
+        shape = tuple(dim if isinstance(dim, int) else named.get(dim, -1) for dim in tensor["shape"])
+        if -1 in shape and tensor["mode"] == "OUTPUT" and self._shapes.keys() == self._engine.inputs:
+            return self._engine.shape_of(name, self._shapes)
+        return shape
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         if address % ALIGNMENT or self._gpu.fails("set_tensor_address"):
