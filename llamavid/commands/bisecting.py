@@ -101,8 +101,6 @@ def _runs(
     `run` runs the graph without marks, for that cache, before anything is given: where it is an engine, the
     marked one takes its place on the GPU once.
     """
-    import numpy as np
-
     from llamavid.elements import as_elements
     from llamavid.export.bisect import next_inputs
     from llamavid.runtime.verify import LANGUAGE_STAGE, arrangements, prefill_inputs, stage_inputs
@@ -115,7 +113,8 @@ def _runs(
     cache = limits[1] if limits else min(_CACHE, bundle.manifest.model.language.context_length)
     inputs = prefill_inputs(golden, contract, cache)
     at = min(int(golden.chunks[0]), limits[0] if limits else cache)
-    inputs |= {"inputs_embeds": inputs["inputs_embeds"][:, :at], "total_length": np.asarray([at], np.int32)}
+    inputs["inputs_embeds"] = inputs["inputs_embeds"][:, :at]
+    inputs["total_length"][:] = at
     row = as_elements(golden.sequence[:, at : at + 1], contract.spec("inputs_embeds").dtype)
     step = next_inputs(inputs, run(inputs), row)
     yield "prefill", inputs
