@@ -104,10 +104,10 @@ class Engine:
         counts.alive.add(self)
 
     @property
-    def inputs(self) -> set[str]:
+    def _inputs(self) -> set[str]:
         return {name for name, tensor in self.tensors.items() if tensor["mode"] == "INPUT"}
 
-    def shape_of(self, name: str, shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
+    def _shape_of(self, name: str, shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
         """Of an output whose dimensions are no input's: what a run with any numbers has."""
         key = tuple(sorted(shapes.items()))
         if key not in self._found:
@@ -184,8 +184,8 @@ class Context:
         }
         tensor = self._engine.tensors[name]
         shape = tuple(dim if isinstance(dim, int) else named.get(dim, -1) for dim in tensor["shape"])
-        if -1 in shape and tensor["mode"] == "OUTPUT" and self._shapes.keys() == self._engine.inputs:
-            return self._engine.shape_of(name, self._shapes)
+        if -1 in shape and tensor["mode"] == "OUTPUT" and self._shapes.keys() == self._engine._inputs:
+            return self._engine._shape_of(name, self._shapes)
         return shape
 
     def set_tensor_address(self, name: str, address: int) -> bool:
