@@ -8,8 +8,9 @@ CLIP         = $(shell $(BIN)/python -c 'from importlib.util import find_spec; p
 RANDOM_7B   ?= build/random-7b
 BUNDLE_7B   ?= build/bundle-7b
 FUZZ_SECONDS ?= 600
+BUILDS       = tests/export/test_builds_everywhere.py
 
-.PHONY: setup demo tiny tables test test-gpu check bench soak bench-7b builds native sanitize sanitize-address sanitize-thread fuzz fuzz-videos fuzz-readers neon clean
+.PHONY: setup demo tiny tables test test-most test-builds test-gpu check bench soak bench-7b builds native sanitize sanitize-address sanitize-thread fuzz fuzz-videos fuzz-readers neon clean
 
 setup: $(INSTALLED)
 
@@ -33,8 +34,16 @@ tiny: setup
 tables: setup
 	$(BIN)/python -m benchmarks.paper_tables build/tiny/start build/tiny/world build/tiny/heldout -o build/tables
 
+# Two at once: what builds at real dimensions takes three minutes of one core, and nothing from the others.
 test: setup
-	LLAMAVID_PIXELS=native $(BIN)/python -m pytest
+	@$(MAKE) --no-print-directory -j2 test-most test-builds
+
+test-most: export LLAMAVID_PIXELS = native
+test-most:
+	$(BIN)/python -m pytest --ignore $(BUILDS)
+
+test-builds:
+	$(BIN)/python -m pytest $(BUILDS)
 
 # On any machine with CUDA: PYTHON needs pytest and numpy; what else is missing is skipped by its name.
 # LLAMAVID_REQUIRE_GPU=1 makes a missing GPU a failure.
