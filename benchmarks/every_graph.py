@@ -14,19 +14,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from llamavid.calibrated import Calibration
 from llamavid.contract import GraphContract, Lowering, language_contract
 from llamavid.engines import Profile
 from llamavid.export.builder import GraphBuilder
-from llamavid.export.eight_bits import LARGEST
 from llamavid.export.frame_types import GRAPH_PREFIX, FrameTypes, reader, write_frame_graphs
 from llamavid.export.language import GRAPH, OPSET_OF, write_language
+from llamavid.export.language_graphs import precision_for
 from llamavid.export.layers import Layers
-from llamavid.export.precision import Precision, frame_precision
+from llamavid.export.precision import Precision, frame_precision, language_precision
 from llamavid.export.profiles import CACHE, Sizes, profiles_of
 from llamavid.export.weights import WeightFile
 from llamavid.model.checkpoint import Checkpoint
 from llamavid.model.random_weights import SIZES, TINY, Size
-from llamavid.scales import GraphScales, Scales, Step
+from llamavid.scales import FORMAT_VERSION, GraphScales, Scales, Step
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4", "fp8")
 FRAME_GRAPHS = tuple(GRAPH_PREFIX)
@@ -61,24 +62,29 @@ class WrittenGraph:
 def every_graph(checkpoint: Checkpoint, folder: Path, precision: str) -> Iterator[WrittenGraph]:
     """Frame graphs, then the language model's for TensorRT, each when it is written."""
     chosen = frame_precision(precision, compute=None, int4_block=32)
-    types = FrameTypes(chosen, scales=_scales(checkpoint, chosen))
+    types = FrameTypes(chosen, calibration=_calibration(checkpoint, chosen))
     for name, entry in write_frame_graphs(checkpoint, folder, types).items():
         profiles = profiles_of(entry.contract, checkpoint.config, Sizes())
         yield WrittenGraph(name, folder / entry.file, entry.contract, profiles, {})
     with WeightFile(folder / "llm.onnx.data") as weights:
         for lowering in (Lowering.STATIC, Lowering.PRIMITIVE):
-            yield _language(checkpoint, weights, lowering, types)
+            yield _language(checkpoint, weights, lowering, precision, types.calibration)
 
 
 def _language(
-    checkpoint: Checkpoint, weights: WeightFile, lowering: Lowering, types: FrameTypes
+    checkpoint: Checkpoint,
+    weights: WeightFile,
+    lowering: Lowering,
+    precision: str,
+    calibration: Calibration | None,
 ) -> WrittenGraph:
     language, name = checkpoint.config.language, GRAPH[lowering]
-    contract = language_contract(language, types.precision.compute, lowering)
-    scales = types.scales.graphs["llm"] if types.scales else None
+    typed = precision_for(lowering, language_precision(precision, int4_block=32))
+    contract = language_contract(language, typed.compute, lowering)
+    ranges = calibration.graph("llm") if calibration else None
     folder = weights.file.parent
     with GraphBuilder(name, contract, folder, opset=OPSET_OF[lowering], weights=weights) as g:
-        layers = Layers(g, reader(checkpoint, "language."), types.precision, scales=scales)
+        layers = Layers(g, reader(checkpoint, "language."), typed, calibration=ranges)
         write_language(layers, language, lowering)
         file = g.save()
     static = lowering is Lowering.STATIC
@@ -87,16 +93,19 @@ def _language(
     return WrittenGraph(name, file, contract, profiles, fixed)
 
 
-def _scales(checkpoint: Checkpoint, precision: Precision) -> Scales | None:
+def _calibration(checkpoint: Checkpoint, precision: Precision) -> Calibration | None:
     """A step for every module there is."""
     if not precision.eight_bits:
         return None
-    step = Step(8.0, 8.0 / LARGEST[precision.eight_bits])
+    step = Step(8.0, 8.0 / precision.eight_bits.largest)
     prefixes = {**GRAPH_PREFIX, "llm": "language."}
     modules = [name.removesuffix(".weight") for name in checkpoint.tensors if name.endswith(".weight")]
     graphs = {
-        graph: GraphScales({name.removeprefix(prefix): step for name in modules if name.startswith(prefix)})
+        graph: GraphScales(
+            precision.name,
+            {name.removeprefix(prefix): step for name in modules if name.startswith(prefix)},
+        )
         for graph, prefix in prefixes.items()
     }
     anything = 64 * "0"
-    return Scales(1, precision.eight_bits.value, "none", anything, anything, 1, graphs)
+    return Calibration(Scales(FORMAT_VERSION, "none", anything, anything, 1, "", graphs), {})

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llamavid import scales
 from llamavid.errors import ScalesError
-from llamavid.export.eight_bits import LARGEST
-from llamavid.export.precision import EightBits
+from llamavid.formats.eight_bits import EightBits
+from llamavid.scales import FORMAT_VERSION as SCALES_VERSION
 from llamavid.scales import GraphScales, Scales, Step
 
 FORMAT_VERSION = 1
@@ -102,14 +101,14 @@ def scales_from(seen: Activations, format: EightBits) -> Scales:
                 expected="activations that vary",
                 next_step="Scan clips that show something.",
             )
-        steps = {name: Step(largest, largest / LARGEST[format]) for name, largest in linear.items()}
-        graphs[graph] = GraphScales(steps)
+        steps = {name: Step(largest, largest / format.largest) for name, largest in linear.items()}
+        graphs[graph] = GraphScales(format.value, steps)
     return Scales(
-        scales.FORMAT_VERSION,
-        format.value,
+        SCALES_VERSION,
         "absolute maximum",
         seen.checkpoint,
         seen.clips,
         seen.frames,
+        "",
         graphs,
     )

@@ -27,11 +27,16 @@ from onnx import TensorProto, helper
 
 from llamavid.contract import DType, GraphContract, TensorSpec
 from llamavid.export.weights import WeightFile
+from llamavid.formats.eight_bits import EightBits
 
 OPSET = 21  # the first with INT4 and block-wise DequantizeLinear; what TensorRT 10.3 reads
 MICROSOFT = "com.microsoft"
 _IR_VERSION = 11
 
+EIGHT_BIT_TYPE: dict[EightBits, np.dtype] = {
+    EightBits.INT8: np.dtype(np.int8),
+    EightBits.FP8: np.dtype(ml_dtypes.float8_e4m3fn),
+}
 ONNX_TYPE = {
     DType.FLOAT32: TensorProto.FLOAT,
     DType.FLOAT16: TensorProto.FLOAT16,
@@ -153,17 +158,21 @@ class GraphBuilder:
         """Four-bit values of `shape`, two a byte, low nibble first; typed as what dequantizing them gives."""
         return Value(self._store(name, packed, TensorProto.INT4, shape), scale.dtype)
 
-    def eight_bit_weight(self, name: str, levels: npt.NDArray[Any], scale: Value) -> Value:
-        """int8 or float8_e4m3fn values; typed as what dequantizing them gives."""
-        onnx_type = helper.np_dtype_to_tensor_dtype(levels.dtype)
-        return Value(self._store(name, np.ascontiguousarray(levels), onnx_type, levels.shape), scale.dtype)
+    def eight_bit_weight(
+        self, name: str, levels: npt.NDArray[np.float32], format: EightBits, scale: Value
+    ) -> Value:
+        """Levels of that format, stored as such; typed as what dequantizing them gives."""
+        stored = np.ascontiguousarray(levels.astype(EIGHT_BIT_TYPE[format]))
+        onnx_type = helper.np_dtype_to_tensor_dtype(stored.dtype)
+        return Value(self._store(name, stored, onnx_type, stored.shape), scale.dtype)
 
-    def zero_point(self, levels: np.dtype, scale: Value, shape: tuple[int, ...] = ()) -> Value:
-        """Zeros of int8 or float8_e4m3fn: they tell QuantizeLinear, whose default is uint8, its type."""
-        key = (str(levels), shape, b"")
+    def zero_point(self, format: EightBits, scale: Value, shape: tuple[int, ...] = ()) -> Value:
+        """Zeros of that format: they tell QuantizeLinear, whose default is uint8, its type."""
+        key = (format.value, shape, b"")
         if key not in self._constants:
             name = f"constant_{len(self._constants)}"
-            self._weights[name] = onnx.numpy_helper.from_array(np.zeros(shape, levels), name)
+            zeros = np.zeros(shape, EIGHT_BIT_TYPE[format])
+            self._weights[name] = onnx.numpy_helper.from_array(zeros, name)
             self._constants[key] = Value(name, scale.dtype)
         return self._constants[key]
 
@@ -181,6 +190,11 @@ class GraphBuilder:
     def stored_int4(self, name: str, scale: Value) -> Value | None:
         """Four-bit values that the data file has already."""
         return self._refer(name, TensorProto.INT4, scale.dtype)
+
+    def stored_eight_bits(self, name: str, format: EightBits, scale: Value) -> Value | None:
+        """Eight-bit values that the data file has already."""
+        onnx_type = helper.np_dtype_to_tensor_dtype(EIGHT_BIT_TYPE[format])
+        return self._refer(name, onnx_type, scale.dtype)
 
     def _refer(self, name: str, onnx_type: int, dtype: DType) -> Value | None:
         stored = self.data.find(name, onnx_type)

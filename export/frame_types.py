@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llamavid.bundle import GraphEntry
+from llamavid.calibrated import Calibration, GraphCalibration, load_calibration
 from llamavid.contract import DType, content_contract, context_contract, vision_contract
 from llamavid.errors import UsageError
 from llamavid.export.activations import Activations, scales_from
@@ -20,7 +21,6 @@ from llamavid.export.precision import FP32, Precision
 from llamavid.export.type_plan import CAREFUL, TypePlan, features_type, plan_from
 from llamavid.model.checkpoint import Checkpoint
 from llamavid.model.fingerprint import fingerprint
-from llamavid.scales import Scales, load_scales
 
 GRAPH_PREFIX = {"vision": "vision.", "content": "compressor.", "context": ""}  # a graph's names -> ours
 
@@ -31,7 +31,7 @@ class FrameTypes:
 
     precision: Precision
     plans: Mapping[str, TypePlan] = field(default_factory=dict)  # by graph; one without a plan is careful
-    scales: Scales | None = None
+    calibration: Calibration | None = None
     features: DType | None = None  # of the encoder's features at a boundary; None: as the rest of it
 
 
@@ -47,9 +47,9 @@ def frame_types(
         UsageError: the precision needs scales, and there are neither scales nor a scan.
         ScalesError: the scales are damaged, or of another checkpoint or format.
     """
-    chosen = _scales(checkpoint, precision, scales, seen)
+    chosen = _calibration(checkpoint, precision, scales, seen)
     if seen is None:
-        return FrameTypes(precision, scales=chosen)
+        return FrameTypes(precision, calibration=chosen)
     return FrameTypes(
         precision,
         {graph: plan_from(values, precision.compute) for graph, values in seen.graphs.items()},
@@ -79,30 +79,48 @@ def write_frame_graphs(
     for index, (name, (contract_of, write)) in enumerate(writers.items()):
         on_file(f"write {name}", index, len(writers))
         contract = contract_of(config, boundary, features)
-        scales = types.scales.graphs.get(name) if types.scales else None
+        calibration = types.calibration.graph(name) if types.calibration else None
+        read = reader(checkpoint, GRAPH_PREFIX[name], calibration)
         with builder(name, contract, folder) as g:
             plan = types.plans.get(name, CAREFUL)
-            write(Layers(g, reader(checkpoint, GRAPH_PREFIX[name]), precision, plan, scales), config)
+            write(Layers(g, read, precision, plan, calibration), config)
             graphs[name] = GraphEntry(g.save().name, precision.name, contract)
     return graphs
 
 
-def reader(checkpoint: Checkpoint, prefix: str) -> Callable[[str], Array]:
-    """Gives the weights of one part, float32, by the names that its modules have."""
-    return lambda name: checkpoint.read(prefix + name).numpy()
+def reader(
+    checkpoint: Checkpoint, prefix: str, calibration: GraphCalibration | None = None
+) -> Callable[[str], Array]:
+    """Gives the weights of one part, float32, by the names that its modules have; migrated, if so decided."""
+
+    def read(name: str) -> Array:
+        tensor = checkpoint.read(prefix + name).numpy()
+        return calibration.migrated(name, tensor) if calibration else tensor
+
+    return read
 
 
-def _scales(
+def opened_calibration(checkpoint: Checkpoint, scales: Path) -> Calibration:
+    """Raises `ScalesError` when it is damaged, or of another checkpoint."""
+    calibration = load_calibration(scales)
+    calibration.scales.require(checkpoint=fingerprint(checkpoint))
+    return calibration
+
+
+def _calibration(
     checkpoint: Checkpoint, precision: Precision, given: Path | None, seen: Activations | None
-) -> Scales | None:
-    if not precision.eight_bits:
+) -> Calibration | None:
+    if not precision.rounds:
         return None
     if given:
-        scales = load_scales(given)
-        scales.require(checkpoint=fingerprint(checkpoint), format=precision.eight_bits.value)
-        return scales
+        calibration = opened_calibration(checkpoint, given)
+        for graph in GRAPH_PREFIX:
+            calibration.scales.require_format(graph, precision.name, block=precision.int4_block)
+        return calibration
+    if not precision.eight_bits:
+        return None
     if seen:
-        return scales_from(seen, precision.eight_bits)
+        return Calibration(scales_from(seen, precision.eight_bits), {})
     raise UsageError(
         f"precision {precision.name} without scales",
         expected="the ranges of activations",

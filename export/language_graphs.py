@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llamavid.bundle import GraphEntry
+from llamavid.calibrated import GraphCalibration
 from llamavid.contract import DType, Lowering, language_contract
 from llamavid.export.builder import GraphBuilder
 from llamavid.export.emulation import EmulatedBuilder
@@ -29,6 +30,7 @@ def write_language_graphs(
     folder: Path,
     precision: Precision,
     *,
+    calibration: GraphCalibration | None = None,
     on_layer: OnLayer = lambda what, done, total: None,
 ) -> dict[str, GraphEntry]:
     """Writes every lowering into `folder`; their entries by name.
@@ -40,10 +42,10 @@ def write_language_graphs(
     with WeightFile(folder / LANGUAGE_WEIGHTS) as weights:
         for lowering in Lowering:
             typed = precision_for(lowering, precision)
-            graphs[GRAPH[lowering]] = _write(checkpoint, weights, lowering, typed, on_layer)
+            graphs[GRAPH[lowering]] = _write(checkpoint, weights, lowering, typed, calibration, on_layer)
         for lowering in TENSORRT if precision.compute is DType.BFLOAT16 else ():
             graphs[f"{GRAPH[lowering]}{EMULATED}"] = _write(
-                checkpoint, weights, lowering, precision, on_layer, emulated=True
+                checkpoint, weights, lowering, precision, calibration, on_layer, emulated=True
             )
     return graphs
 
@@ -51,10 +53,11 @@ def write_language_graphs(
 def precision_for(lowering: Lowering, precision: Precision) -> Precision:
     """One bundle's precision by what runs the graph.
 
-    int4 is float32 in between for ONNX Runtime's CPU kernels, and float16 for TensorRT's. bfloat16 is that of
-    the weights alone for ONNX Runtime, whose CPU knows no more of it than to widen it.
+    int4 and int8 are float32 in between for ONNX Runtime's CPU kernels, and float16 for TensorRT's; int8's
+    scales are exact in both, so that the levels are the same. bfloat16 is that of the weights alone for
+    ONNX Runtime, whose CPU knows no more of it than to widen it.
     """
-    if precision.int4_block and lowering in TENSORRT:
+    if precision.rounds and lowering in TENSORRT:
         return replace(precision, compute=DType.FLOAT16)
     if precision.compute is DType.BFLOAT16 and lowering not in TENSORRT:
         return replace(precision, compute=DType.FLOAT32, stored=DType.BFLOAT16)
@@ -66,6 +69,7 @@ def _write(
     weights: WeightFile,
     lowering: Lowering,
     precision: Precision,
+    calibration: GraphCalibration | None,
     on_layer: OnLayer,
     *,
     emulated: bool = False,
@@ -76,7 +80,7 @@ def _write(
     file = f"{name}{EMULATED}" if emulated else name
     with builder(file, contract, weights.file.parent, opset=OPSET_OF[lowering], weights=weights) as g:
         write_language(
-            Layers(g, reader(checkpoint, "language."), precision),
+            Layers(g, reader(checkpoint, "language.", calibration), precision, calibration=calibration),
             language,
             lowering,
             on_layer=lambda i: on_layer(f"write {file}", i + 1, language.layers),

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from llamavid.calibrated import GraphCalibration
 from llamavid.contract import DType
 from llamavid.errors import ScalesError
 from llamavid.export.builder import MICROSOFT, GraphBuilder, Value, stored_as
-from llamavid.export.eight_bits import LEVELS, quantize_columns, representable
-from llamavid.export.precision import EightBits, Precision, missing_rows, packed_int4, quantize_int4
+from llamavid.export.precision import Precision
 from llamavid.export.type_plan import CAREFUL, TypePlan
-from llamavid.scales import GraphScales
+from llamavid.formats.eight_bits import EightBits, quantize_columns, representable
+from llamavid.formats.int4 import missing_rows, packed_int4, quantize_int4
 
 Array = npt.NDArray[np.float32]
 
@@ -33,14 +34,14 @@ class Layers:
     Args:
         read: gives a weight, float32, by the name it has in our PyTorch module.
         plan: which sums and products have another type than the precision's.
-        scales: of activations, where the precision rounds them; by module name.
+        calibration: ranges of activations, where the precision rounds them, and what is not rounded at all.
     """
 
     g: GraphBuilder
     read: Callable[[str], Array]
     precision: Precision
     plan: TypePlan = CAREFUL
-    scales: GraphScales | None = None
+    calibration: GraphCalibration | None = None
 
     def linear(self, x: Value, name: str, *, bias: bool = True) -> Value:
         """x [..., K] -> [..., N]; weight [N, K] under `name.weight`."""
@@ -58,11 +59,11 @@ class Layers:
         module = name.removesuffix(".weight")
         dtype = self.product_type(module)
         x, precision = self.g.cast(x, dtype), self.precision
-        if precision.int4_block:
+        if precision.int4_block and not self._kept(module):
             zeros = missing_rows(len(matrix), precision.int4_block)
             x, matrix = self._lengthened(x, zeros), np.pad(matrix, ((0, zeros), (0, 0)))
             self.g.data.lengthened[name] = zeros
-            return self.g.op("MatMul", x, self._int4(name, matrix, precision.int4_block, dtype))
+            return self.g.op("MatMul", x, self._int4(name, matrix, precision.int4_block, dtype, zeros))
         if precision.eight_bits and not self._kept(module):
             x = self._rounded(x, module, precision.eight_bits)
             return self.g.op("MatMul", x, self._eight_bits(name, matrix, precision.eight_bits, dtype))
@@ -80,45 +81,55 @@ class Layers:
         pads, axes = self.g.constant([0, zeros]), self.g.constant([-1])
         return self.g.op("Pad", x, pads, None, axes)
 
-    def _int4(self, name: str, matrix: Array, block: int, dtype: DType) -> Value:
-        quantized = quantize_int4(matrix, block)
+    def _int4(self, name: str, matrix: Array, block: int, dtype: DType, zeros: int) -> Value:
+        module, calibration = name.removesuffix(".weight"), self.calibration
+        importance = calibration.importance(module) if calibration else None
+        if importance is not None:
+            importance = np.pad(importance, (0, zeros))
+        quantized = quantize_int4(matrix, block, importance)
         scale = self.g.weight(f"{name}.scale", stored_as(quantized.scale, dtype))
         levels = self.g.int4_weight(name, packed_int4(quantized.levels), matrix.shape, scale)
         return self.g.op("DequantizeLinear", levels, scale, axis=0, block_size=block)
 
     def _eight_bits(self, name: str, matrix: Array, format: EightBits, dtype: DType) -> Value:
-        levels, scales = quantize_columns(matrix, format, dtype)
+        levels, scales = quantize_columns(matrix, format, self.precision.scales or dtype)
         scale = self.g.weight(f"{name}.scale", stored_as(scales, dtype))
-        stored = self.g.eight_bit_weight(name, levels, scale)
+        stored = self.g.eight_bit_weight(name, levels, format, scale)
         return self.g.op("DequantizeLinear", stored, scale, axis=1, dtype=dtype)
 
     def _rounded(self, x: Value, module: str, format: EightBits) -> Value:
         """x as its nearest levels, typed as x: QuantizeLinear, then DequantizeLinear."""
-        assert self.scales is not None
-        scale = self.g.constant(representable(self.scales.steps[module].scale, x.dtype), x.dtype)
-        zero = self.g.zero_point(LEVELS[format], scale)
+        assert self.calibration is not None
+        step = self.calibration.scales.steps[module]
+        scale = self.g.constant(representable(step.scale, x.dtype), x.dtype)
+        zero = self.g.zero_point(format, scale)
         levels = self.g.op("QuantizeLinear", x, scale, zero)
         return self.g.op("DequantizeLinear", levels, scale, zero, dtype=x.dtype)
 
     def _kept(self, module: str) -> bool:
-        """Raises `ScalesError` for a module that the scales do not know."""
-        if self.scales is None or not {module} & {*self.scales.kept, *self.scales.steps}:
+        """Whether it is not rounded. Raises `ScalesError` for an activation whose range nobody knows."""
+        scales = self.calibration.scales if self.calibration else None
+        kept = scales is not None and module in scales.kept
+        if self.precision.eight_bits and not kept and not (scales and module in scales.steps):
             raise ScalesError(
                 f"no scale for {module} of graph {self.g.name}",
                 expected=f"one for every product of a graph in {self.precision.name}",
                 next_step="Pass --scales scales.json, or --scan CLIP to make some.",
             )
-        return module in self.scales.kept
+        return kept
 
     def _product_with_stored(self, x: Value, name: str) -> Value | None:
         """x times a matrix that another graph stored, which is not read again; None: none did."""
-        dtype = self.product_type(name.removesuffix(".weight"))
-        levels = self._stored_int4(name, dtype) if self.precision.int4_block else None
-        matrix = levels or self.g.stored(name, dtype)
-        if matrix is None:
-            return None
-        zeros = self.g.data.lengthened[name] if levels else 0
-        return self.g.op("MatMul", self._lengthened(self.g.cast(x, dtype), zeros), matrix)
+        module = name.removesuffix(".weight")
+        dtype, eight_bits = self.product_type(module), self.precision.eight_bits
+        x = self.g.cast(x, dtype)
+        if levels := self._stored_int4(name, dtype) if self.precision.int4_block else None:
+            return self.g.op("MatMul", self._lengthened(x, self.g.data.lengthened[name]), levels)
+        if levels := self._stored_eight_bits(name, dtype, eight_bits) if eight_bits else None:
+            assert eight_bits
+            return self.g.op("MatMul", self._rounded(x, module, eight_bits), levels)
+        matrix = self.g.stored(name, dtype)
+        return None if matrix is None else self.g.op("MatMul", x, matrix)
 
     def _stored_int4(self, name: str, dtype: DType) -> Value | None:
         """The other graph's levels; its scales too, or the same in this graph's type."""
@@ -126,6 +137,11 @@ class Layers:
         levels = self.g.stored_int4(name, scale) if scale else None
         block = self.precision.int4_block
         return self.g.op("DequantizeLinear", levels, scale, axis=0, block_size=block) if levels else None
+
+    def _stored_eight_bits(self, name: str, dtype: DType, format: EightBits) -> Value | None:
+        scale = self.g.stored_as(f"{name}.scale", dtype)
+        levels = self.g.stored_eight_bits(name, format, scale) if scale else None
+        return self.g.op("DequantizeLinear", levels, scale, axis=1, dtype=dtype) if levels else None
 
     def compute(self, name: str) -> Value:
         """The weight of that name, in the type of matrix products."""

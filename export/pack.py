@@ -30,36 +30,27 @@ from llamavid.bundle import (
     staged_folder,
     write_manifest,
 )
+from llamavid.calibrated import Calibration, save_calibration
 from llamavid.contract import DType
 from llamavid.errors import UsageError
 from llamavid.export import activations
 from llamavid.export.activations import Activations
 from llamavid.export.disk import require_disk
 from llamavid.export.emulation import EmulatedBuilder
-from llamavid.export.frame_types import FrameTypes, frame_types, write_frame_graphs
+from llamavid.export.frame_types import FrameTypes, frame_types, opened_calibration, write_frame_graphs
 from llamavid.export.language_graphs import EMULATED, write_language_graphs
-from llamavid.export.precision import (
-    BF16,
-    BLOCK_SIZES,
-    COMPUTE,
-    FP16,
-    FP32,
-    FRAME_PRECISIONS,
-    Precision,
-    frame_precision,
-    int4_precision,
-)
+from llamavid.export.precision import COMPUTE, PRECISIONS, Precision, frame_precision, language_precision
 from llamavid.export.scan import Pixels, scan_activations
 from llamavid.export.verify import Keep, Runner, parity, require
+from llamavid.formats.int4 import BLOCK_SIZES
 from llamavid.golden import GOLDEN, write_golden
 from llamavid.model.checkpoint import Checkpoint
 from llamavid.model.streamed import embedding_chunks
 from llamavid.prompt import find_template
-from llamavid.scales import save_scales
+from llamavid.scales import load_scales
 
 OnProgress = Callable[[str, int, int | None], None]  # what, done, of how many if known
 
-_LANGUAGE_PRECISIONS = {"fp32": FP32, "fp16": FP16, "bf16": BF16}
 _BYTES_A_WEIGHT = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.1, "fp8": 1.1, "int4": 0.6875}
 SCALES_FILE = "scales.json"
 
@@ -68,10 +59,10 @@ SCALES_FILE = "scales.json"
 class ExportOptions:
     """What the bundle is to be."""
 
-    precision: str = "fp32"  # of the frame graphs: one of FRAME_PRECISIONS
+    precision: str = "fp32"  # of the frame graphs: one of PRECISIONS
     compute: str | None = None  # around int8, fp8 or int4: fp32 or fp16; None lets the format choose
-    scales: Path | None = None  # of activations, for int8 and fp8
-    llm_precision: str = "fp32"  # fp32, fp16, bf16 or int4
+    scales: Path | None = None  # scales.json of `llamavid calibrate`
+    llm_precision: str = "fp32"  # of the language model: one of PRECISIONS
     int4_block: int = 32
     template: str = "vicuna_v1"
     replace: bool = False  # an existing bundle
@@ -79,8 +70,8 @@ class ExportOptions:
     def __post_init__(self) -> None:
         find_template(self.template)
         for name, given, known in (
-            ("precision", self.precision, FRAME_PRECISIONS),
-            ("llm-precision", self.llm_precision, (*_LANGUAGE_PRECISIONS, "int4")),
+            ("precision", self.precision, PRECISIONS),
+            ("llm-precision", self.llm_precision, PRECISIONS),
             ("compute", self.compute, (None, *COMPUTE)),
             ("int4-block", self.int4_block, BLOCK_SIZES),
         ):
@@ -98,8 +89,18 @@ class ExportOptions:
                 f"int4-block {self.int4_block} where nothing is int4",
                 expected="--precision or --llm-precision int4",
             )
-        if self.scales and not self.frame.eight_bits:
-            raise UsageError(f"scales with precision {self.precision}", expected="--precision int8 or fp8")
+        if self.scales and not self.frame.rounds and not self.language.rounds:
+            raise UsageError(
+                f"scales with precision {self.precision} and llm-precision {self.llm_precision}",
+                expected="int8, fp8 or int4",
+                next_step="Leave both out: the scales say what they are for.",
+            )
+        if self.language.eight_bits and not self.scales:
+            raise UsageError(
+                f"llm-precision {self.llm_precision} without scales",
+                expected="the ranges of activations",
+                next_step=f"Make them: llamavid calibrate --llm-format {self.llm_precision}.",
+            )
 
     @property
     def frame(self) -> Precision:
@@ -112,7 +113,23 @@ class ExportOptions:
 
     @property
     def language(self) -> Precision:
-        return _LANGUAGE_PRECISIONS.get(self.llm_precision) or int4_precision(self.int4_block)
+        return language_precision(self.llm_precision, int4_block=self.int4_block)
+
+
+def formats_of(scales: Path) -> dict[str, Any]:
+    """The options that scales are for: `precision`, `llm_precision`, `int4_block`, those that they decide.
+
+    Raises:
+        ScalesError: they are damaged.
+    """
+    graphs = load_scales(scales).graphs
+    found: dict[str, Any] = {}
+    for option, graph in (("precision", "vision"), ("llm_precision", "llm")):
+        if graph in graphs:
+            found[option] = graphs[graph].format
+            if graphs[graph].block:
+                found["int4_block"] = graphs[graph].block
+    return found
 
 
 def export_bundle(
@@ -138,7 +155,7 @@ def export_bundle(
         BundleError: the target exists.
         DeviceError: there is not enough disk.
         UsageError: the precision needs scales, and there are neither scales nor frames.
-        ScalesError: the scales are damaged, or of another checkpoint or format.
+        ScalesError: the scales are damaged, or of another checkpoint, format or block.
         ParityError: a graph differs from PyTorch by more than its tolerance; no bundle is written.
     """
     options = options or ExportOptions()
@@ -146,14 +163,24 @@ def export_bundle(
         _require_room(checkpoint, stage, options)
         seen = _scan(checkpoint, stage, frames, on_progress, on_scan)
         types = frame_types(checkpoint, options.frame, scales=options.scales, seen=seen)
-        if types.scales:
-            save_scales(types.scales, stage / SCALES_FILE)
-        graphs = _write_graphs(checkpoint, stage, options, types, on_progress)
+        language = _language_calibration(checkpoint, options)
+        if used := language or types.calibration:
+            save_calibration(used, stage / SCALES_FILE)
+        graphs = write_frame_graphs(checkpoint, stage, types, on_file=on_progress)
+        graphs |= write_language_graphs(
+            checkpoint,
+            stage,
+            options.language,
+            calibration=language.graph("llm") if language else None,
+            on_layer=on_progress,
+        )
         _write_tables(checkpoint, stage, options.embedding_dtype, on_progress)
         rows: list[ParityRow] = []
         golden: dict[str, npt.NDArray[Any]] = {}
         keep = golden.__setitem__
-        for row in _parity(checkpoint, stage, graphs, runner, options, types, frames, on_progress, keep):
+        for row in _parity(
+            checkpoint, stage, graphs, runner, options, types, language, frames, on_progress, keep
+        ):
             rows.append(row)
             on_row(row)
         require(rows)
@@ -191,11 +218,15 @@ def _scan(
     return seen
 
 
-def _write_graphs(
-    checkpoint: Checkpoint, stage: Path, options: ExportOptions, types: FrameTypes, on_progress: OnProgress
-) -> dict[str, GraphEntry]:
-    graphs = write_frame_graphs(checkpoint, stage, types, on_file=on_progress)
-    return graphs | write_language_graphs(checkpoint, stage, options.language, on_layer=on_progress)
+def _language_calibration(checkpoint: Checkpoint, options: ExportOptions) -> Calibration | None:
+    """None: the language model is not rounded, or to int4 without data, by scales that leave it out."""
+    if not options.scales or not options.language.rounds:
+        return None
+    calibration = opened_calibration(checkpoint, options.scales)
+    if options.language.eight_bits or "llm" in calibration.scales.graphs:
+        calibration.scales.require_format("llm", options.llm_precision, block=options.language.int4_block)
+        return calibration
+    return None
 
 
 def _parity(
@@ -205,6 +236,7 @@ def _parity(
     runner: Runner,
     options: ExportOptions,
     types: FrameTypes,
+    language: Calibration | None,
     frames: Pixels | None,
     on_progress: OnProgress,
     keep: Keep,
@@ -223,9 +255,10 @@ def _parity(
             stage,
             compared,
             runner,
-            int4_block=options.language.int4_block,
-            frames=frames,
+            language=options.language,
             types=types,
+            calibration=language,
+            frames=frames,
             emulated=emulated,
             on_step=lambda what: on_progress(f"compare {what}", 0, None),
             keep=keep,

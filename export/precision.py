@@ -23,23 +23,10 @@ Note [Types around int8]
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass, replace
-from typing import NamedTuple
-
-import numpy as np
-import numpy.typing as npt
 
 from llamavid.contract import DType
-
-BLOCK_SIZES = (32, 64, 128)
-
-
-class EightBits(str, enum.Enum):
-    """Formats of weights and activations at a product."""
-
-    INT8 = "int8"
-    FP8 = "fp8"
+from llamavid.formats.eight_bits import EightBits
 
 
 @dataclass(frozen=True)
@@ -59,6 +46,12 @@ class Precision:
     int4_block: int | None = None
     eight_bits: EightBits | None = None
     stored: DType | None = None  # of weights, where that is another than they multiply in
+    scales: DType | None = None  # that eight-bit scales are exact in, where that is another than `compute`
+
+    @property
+    def rounds(self) -> bool:
+        """Whether products have fewer bits than `compute`."""
+        return self.eight_bits is not None or self.int4_block is not None
 
     @property
     def boundary(self) -> DType:
@@ -71,71 +64,33 @@ FP16 = Precision("fp16", DType.FLOAT16)
 BF16 = Precision("bf16", DType.BFLOAT16)
 INT8 = Precision("int8", DType.FLOAT32, eight_bits=EightBits.INT8)  # Note [Types around int8]
 FP8 = Precision("fp8", DType.FLOAT16, eight_bits=EightBits.FP8)
+_NAMED = {precision.name: precision for precision in (FP32, FP16, BF16, INT8, FP8)}
 
-
-FRAME_PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8", "int4")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8", "int4")
 COMPUTE = {"fp32": DType.FLOAT32, "fp16": DType.FLOAT16}
 
 
 def frame_precision(name: str, *, compute: str | None, int4_block: int) -> Precision:
-    """Of the three frame graphs: one of `FRAME_PRECISIONS`.
+    """Of the three frame graphs: one of `PRECISIONS`.
 
     Args:
         compute: around rounded weights, `fp32` or `fp16`; None: what the table above says.
     """
-    named = {precision.name: precision for precision in (FP32, FP16, BF16, INT8, FP8)}
-    named["int4"] = int4_precision(int4_block, DType.FLOAT16)
-    return replace(named[name], compute=COMPUTE[compute]) if compute else named[name]
+    precision = int4_precision(int4_block, DType.FLOAT16) if name == "int4" else _NAMED[name]
+    return replace(precision, compute=COMPUTE[compute]) if compute else precision
+
+
+def language_precision(name: str, *, int4_block: int) -> Precision:
+    """Of the language model: one of `PRECISIONS`, as ONNX Runtime's graph has it.
+
+    Eight-bit scales are exact in float16 whatever is around them: TensorRT's graphs share the levels.
+    """
+    if name == "int4":
+        return int4_precision(int4_block)
+    precision = _NAMED[name]
+    return replace(precision, scales=DType.FLOAT16) if precision.eight_bits else precision
 
 
 def int4_precision(block: int, compute: DType = DType.FLOAT32) -> Precision:
     """Four-bit weights; float32 in between is what ONNX Runtime's CPU kernels want, float16 TensorRT."""
     return Precision("int4", compute, int4_block=block)
-
-
-def missing_rows(rows: int, block: int) -> int:
-    """Zeros to add to a column of `rows`, so that every block is whole.
-
-    A short last block is ONNX, and ONNX Runtime reads it; TensorRT refuses it, or, where the number of
-    scales happens to divide the rows, takes other blocks than were meant (48 rows of 32: two blocks of 24).
-    """
-    return -rows % block
-
-
-class Int4(NamedTuple):
-    """A quantized matrix [K, N]."""
-
-    levels: npt.NDArray[np.int8]  # [K, N], -8 to 7
-    scale: npt.NDArray[np.float32]  # [K/block, N]
-
-
-def quantize_int4(weight: npt.NDArray[np.float32], block: int) -> Int4:
-    """Rounds weight [K, N] to 16 levels, one scale for `block` rows of a column.
-
-    Symmetric, zero point 0: TensorRT takes no other. scale = largest magnitude / 7, round to nearest.
-    The last block may be short.
-    """
-    starts = np.arange(0, len(weight), block)
-    scale = (np.maximum.reduceat(np.abs(weight), starts, axis=0) / 7).astype(np.float32)
-    scale[scale == 0] = 1  # a block of zeros
-    levels = np.rint(weight / _by_row(scale, len(weight), block))
-    return Int4(np.clip(levels, -8, 7).astype(np.int8), scale)
-
-
-def dequantized(weight: npt.NDArray[np.float32], block: int) -> npt.NDArray[np.float32]:
-    """What int4 leaves of weight [K, N]."""
-    levels, scale = quantize_int4(weight, block)
-    return levels * _by_row(scale, len(weight), block)
-
-
-def _by_row(scale: npt.NDArray[np.float32], rows: int, block: int) -> npt.NDArray[np.float32]:
-    """One scale for each element, [K, N]."""
-    return np.repeat(scale, block, axis=0)[:rows]
-
-
-def packed_int4(levels: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
-    """Whole numbers from -8 to 7, two a byte, low nibble first (the layout of ONNX INT4)."""
-    flat = levels.reshape(-1).view(np.uint8) & 0x0F
-    if flat.size % 2:
-        flat = np.append(flat, np.uint8(0))
-    return (flat[0::2] | flat[1::2] << 4).astype(np.uint8)

@@ -1,35 +1,54 @@
 """What a format leaves of the PyTorch model's weights: the reference that a rounded graph must equal.
 
 A graph in int4 is judged against PyTorch with the same int4 weights, so that a mistake
-shows however much the format itself costs.
+shows however much the format itself costs. A migrated weight is rounded as the graph has it, and
+then restored: PyTorch's normalizations stay as they are.
 """
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from llamavid.export.eight_bits import quantize_columns
-from llamavid.export.frame_types import GRAPH_PREFIX, FrameTypes
-from llamavid.export.precision import Precision, dequantized
+from llamavid.calibrated import Calibration
+from llamavid.export.precision import Precision
+from llamavid.formats.matrices import rounded_matrix
 from llamavid.model.streamed import Change
 
-Array = npt.NDArray[np.float32]
+_CONTENT, _LANGUAGE, _VISION = "compressor.content_projector.", "language.", "vision."
 
 
-def rounding(types: FrameTypes) -> Change | None:
+def rounding(precision: Precision, calibration: Calibration | None = None) -> Change | None:
     """Rounds a weight [N, K] as the graphs do; None where they keep all weights."""
-    precision, graphs = types.precision, types.scales.graphs if types.scales else {}
-    if precision.int4_block is None and precision.eight_bits is None:
+    if not precision.rounds:
         return None
-    kept = {f"{GRAPH_PREFIX[graph]}{name}.weight" for graph, found in graphs.items() for name in found.kept}
 
     def change(name: str, weight: Tensor) -> Tensor:
-        return weight if name in kept else torch.from_numpy(_rounded(weight.numpy().T, precision).T.copy())
+        graph, inner = placed(name)
+        found = calibration.graph(graph) if calibration else None
+        module = inner.removesuffix(".weight")
+        if found and module in found.scales.kept:
+            return weight
+        migrated = found.migrated(inner, weight.numpy()) if found else weight.numpy()
+        rounded = rounded_matrix(
+            migrated.T,
+            "int4" if precision.int4_block else precision.name,
+            block=precision.int4_block,
+            importance=found.importance(module) if found else None,
+            compute=precision.scales or precision.compute,
+        ).T
+        return torch.from_numpy((found.restored(inner, rounded) if found else rounded).copy())
 
     return change
+
+
+def placed(name: str) -> tuple[str, str]:
+    """A tensor of the checkpoint -> the graph that it is in, and its name there."""
+    if name.startswith(_VISION):
+        return "vision", name.removeprefix(_VISION)
+    if name.startswith(_LANGUAGE):
+        return "llm", name.removeprefix(_LANGUAGE)
+    return ("content", name.removeprefix("compressor.")) if name.startswith(_CONTENT) else ("context", name)
 
 
 def round_linear(module: nn.Module, name: str, change: Change | None) -> None:
@@ -37,11 +56,3 @@ def round_linear(module: nn.Module, name: str, change: Change | None) -> None:
     for inner, part in module.named_modules(prefix=name):
         if change and isinstance(part, nn.Linear):
             part.weight.data = change(f"{inner}.weight", part.weight.data)
-
-
-def _rounded(matrix: Array, precision: Precision) -> Array:
-    if precision.int4_block:
-        return dequantized(matrix, precision.int4_block)
-    assert precision.eight_bits
-    levels, scale = quantize_columns(matrix, precision.eight_bits, precision.compute)
-    return levels.astype(np.float32) * scale

@@ -15,16 +15,16 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from llamavid.bundle import GraphEntry, ParityRow
+from llamavid.calibrated import Calibration
 from llamavid.config import LanguageConfig, ModelConfig
 from llamavid.contract import ATTENTION, RELEVANCE, DType, Lowering
 from llamavid.elements import as_elements
 from llamavid.errors import ParityError
 from llamavid.export.frame_types import CAREFUL_FP32, FrameTypes
 from llamavid.export.language import GRAPH
-from llamavid.export.precision import dequantized
+from llamavid.export.precision import FP32, Precision
 from llamavid.export.rounding import round_linear, rounding
 from llamavid.model.checkpoint import Checkpoint
 from llamavid.model.compressor import Compressor
@@ -39,8 +39,6 @@ Keep = Callable[[str, Array], None]
 QUESTION = "What happens in the video, and what color is it?"
 _CHUNKS = (16, 7, 1, 1, 1, 1)  # prefill, a second chunk on a filled cache, decode steps
 _FRAMES = 3  # all different, so that mixed rows show
-
-_SAME_INT4 = "PyTorch with the same int4 weights"
 
 
 class RunGraph(Protocol):
@@ -73,8 +71,9 @@ def parity(
     graphs: dict[str, GraphEntry],
     runner: Runner,
     *,
-    int4_block: int | None,
+    language: Precision = FP32,
     types: FrameTypes = CAREFUL_FP32,
+    calibration: Calibration | None = None,
     emulated: dict[str, GraphEntry] | None = None,
     frames: npt.NDArray[np.float32] | None = None,
     on_step: Callable[[str], None] = lambda what: None,
@@ -83,8 +82,9 @@ def parity(
     """Compares graph after graph; yields every row, passed or not.
 
     Args:
-        int4_block: of the language model.
+        language: types of the language model.
         types: of the frame graphs.
+        calibration: of the language model.
         emulated: the frame graphs by `EmulatedBuilder`, compared too.
         frames: pixels [n, 3, S, S] to compare with, the first three of them; None: drawn ones.
         keep: called with every input and every output of PyTorch, by the names of `llamavid.golden.Golden`.
@@ -101,7 +101,7 @@ def parity(
         on_step("frame graphs: rounded as a GPU rounds")
         runs[", rounded as a GPU rounds"] = _run_frames(runner, folder, emulated, pixels, features, ids)
     exact = {"features": features} | _reference_tokens(checkpoint, features, ids)
-    change = rounding(types)
+    change = rounding(types.precision, types.calibration)
     for how, found in runs.items():
         yield from _frame_rows(graphs, exact, found, how, judged=change is None)
     rounded = exact
@@ -114,7 +114,8 @@ def parity(
     outputs = {"encoded" if name == "features" else name: array for name, array in rounded.items()}
     for name, array in {"pixels": pixels, "features": features, "question_ids": ids, **outputs}.items():
         keep(name, array)
-    yield from _language_rows(checkpoint, folder, graphs, runner, int4_block, on_step, keep)
+    change = rounding(language, calibration)
+    yield from _language_rows(checkpoint, folder, graphs, runner, change, on_step, keep)
 
 
 def require(rows: Sequence[ParityRow]) -> None:
@@ -213,7 +214,7 @@ def _language_rows(
     folder: Path,
     graphs: dict[str, GraphEntry],
     runner: Runner,
-    int4_block: int | None,
+    change: Change | None,
     on_step: Callable[[str], None],
     keep: Keep,
 ) -> Iterator[ParityRow]:
@@ -232,26 +233,26 @@ def _language_rows(
     exact = streamed_logits(checkpoint, torch.from_numpy(sequence)).numpy()[ends]
     keep("sequence", sequence)
     keep("chunks", np.asarray(_CHUNKS, np.int64))
-    if int4_block is None:
+    if change is None:
         keep("logits", exact)
         for name in GRAPH.values():
             yield _row(graphs, name, exact, found(name))
         return
-    on_step("language model: PyTorch with the int4 weights")
-    change = _int4_change(int4_block)
+    precision = graphs["llm"].precision
+    same, is_int4 = f"PyTorch with the same {precision} weights", precision == "int4"
+    on_step(f"language model: PyTorch with the {precision} weights")
     rounded = streamed_logits(checkpoint, torch.from_numpy(sequence), change=change).numpy()[ends]
     keep("logits", rounded)
     answered = found("llm")
-    yield _row(graphs, "llm", rounded, answered, rule="int4 run", against=_SAME_INT4)
-    yield _row(graphs, "llm", rounded, found("llm", exact_int4=True), rule="int4 weights", against=_SAME_INT4)
+    yield _row(graphs, "llm", rounded, answered, rule=f"{precision} run", against=same)
+    if is_int4:
+        yield _row(graphs, "llm", rounded, found("llm", exact_int4=True), rule="int4 weights", against=same)
     largest, norm = relative_errors(exact, answered)
-    reason = "what int4 costs these weights; `llamavid calibrate` and `eval` judge it"
-    yield ParityRow("llm", graphs["llm"].precision, "PyTorch float32", largest, norm, None, reason)
-    for lowering in (Lowering.STATIC, Lowering.PRIMITIVE):
-        name = GRAPH[lowering]
-        yield _row(
-            graphs, name, rounded, found(name, exact_int4=True), rule="int4 in float16", against=_SAME_INT4
-        )
+    reason = f"what {precision} costs these weights; `llamavid calibrate` and `eval` judge it"
+    yield ParityRow("llm", precision, "PyTorch float32", largest, norm, None, reason)
+    for name in (GRAPH[Lowering.STATIC], GRAPH[Lowering.PRIMITIVE]):
+        rule = "int4 in float16" if is_int4 else f"{precision} run"
+        yield _row(graphs, name, rounded, found(name, exact_int4=is_int4), rule=rule, against=same)
 
 
 def _sample_sequence(checkpoint: Checkpoint) -> npt.NDArray[np.float32]:
@@ -259,13 +260,6 @@ def _sample_sequence(checkpoint: Checkpoint) -> npt.NDArray[np.float32]:
     table = checkpoint.read("language.model.embed_tokens.weight", torch.float32)
     picks = torch.from_numpy(np.random.default_rng(0).integers(3, len(table), sum(_CHUNKS)))
     return table[picks][None].numpy()
-
-
-def _int4_change(block: int) -> Callable[[str, Tensor], Tensor]:
-    def change(name: str, weight: Tensor) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(dequantized(weight.numpy().T, block).T))
-
-    return change
 
 
 def _row(

@@ -34,6 +34,8 @@ TOLERANCES = {
     "int4 in float16": Tolerance(
         2e-2, "the same int4 weights, float16 otherwise; a CPU may multiply in float32"
     ),
+    "int8 run": Tolerance(2e-1, "the same int8 weights, activations rounded to int8"),
+    "fp8 run": Tolerance(2e-1, "the same e4m3 weights, activations rounded to e4m3"),
     "int4 run": Tolerance(1e-1, "the same int4 weights, activations rounded to int8 by the kernel"),
 }
 

@@ -1,12 +1,17 @@
-"""scales.json: how large activations get, as steps of an eight-bit format.
+"""scales.json: what calibration decided, graph by graph; beside it `scales.npz` with its vectors.
 
-    scales = load_scales(path)
-    scales.require(checkpoint=..., format="int8")
-    scales.graphs["vision"].steps["blocks.3.mlp.fc1"].scale
+    calibration = load_calibration(file)                      llamavid.calibrated
+    calibration.scales.graphs["vision"].steps["blocks.3.mlp.fc1"].scale
 
-Written by calibration, or by export's own scan; read by export, which turns each
-entry into a QuantizeLinear. An entry is named after the module whose weight its
-tensor is multiplied with. Knows nothing about models: names are only compared.
+Written by calibration, or by export's own scan; read by export. An entry is named after the module whose
+weight its tensor is multiplied with, as graphs name it. Knows nothing about models: names are only compared.
+
+Note [Migration]
+    Where one channel of an input is far larger than the others, its step is theirs too. A migration divides
+    the input by a vector, one number a channel, and multiplies the weight's columns by it: the product
+    is what it was, and both sides round better (SmoothQuant, arXiv 2211.10438; AWQ, arXiv 2306.00978). The
+    division costs nothing, since what makes the input takes it: a normalization's gain and bias, or the
+    rows of the matrix before, where nothing but a sum or an elementwise product lies between.
 """
 
 from __future__ import annotations
@@ -15,32 +20,85 @@ import dataclasses
 import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from llamavid.config import dataclass_from_json
 from llamavid.errors import ScalesError
-from llamavid.replacing import replacing
 
-FORMAT_VERSION = 1
-_SIZE_LIMIT = 16 << 20  # bytes; ours are some 50 kB
-_AGAIN = "Make it again: llamavid export --precision int8 --scan CLIP, or llamavid calibrate."
+FORMAT_VERSION = 2
+FORMATS = ("int8", "fp8", "int4")
+BLOCKS = (32, 64, 128)
+_SIZE_LIMIT = 16 << 20  # bytes; a 7B model's are some 100 kB
+AGAIN = "Make it again: llamavid calibrate, or llamavid export --precision int8 --scan CLIP."
 
 
 @dataclass(frozen=True)
 class Step:
     """One tensor's range."""
 
-    largest: float  # magnitude that was seen
-    scale: float  # of one level; the format's last level stands for scale * 127 (int8) or scale * 448 (fp8)
+    largest: float  # magnitude that the last level stands for
+    scale: float  # of one level: largest / 127 (int8), largest / 448 (fp8)
+
+
+@dataclass(frozen=True)
+class Divided:
+    """A tensor whose rows, from `first_row` on, are divided by a migration's vector."""
+
+    name: str  # with `.weight` or `.bias`, or a parameter's own: `blocks.3.attn.v_bias`
+    first_row: int = 0
+
+
+@dataclass(frozen=True)
+class Migration:
+    """Note [Migration]."""
+
+    vector: str  # its name in scales.npz; float32 [K], all above 0
+    divided: tuple[Divided, ...]  # what makes the input of ...
+    multiplied: tuple[str, ...]  # ... these modules, in whose weights column k is multiplied
 
 
 @dataclass(frozen=True)
 class GraphScales:
-    """Of one graph."""
+    """Of one graph.
 
-    steps: dict[str, Step]  # by module name, `blocks.3.mlp.fc1`
-    kept: tuple[str, ...] = ()  # modules that are not quantized, on purpose
+    Args:
+        format: int8, fp8 or int4.
+        steps: by module; of int8 and fp8, for inputs as they are after migration.
+        kept: modules that are not rounded, on purpose.
+        block: of int4, rows of a column that share a scale.
+        importance: of int4, module -> vector in scales.npz [K], the mean square of each migrated channel.
+        cache: of the language model, `model.layers.0.self_attn` -> largest magnitude of a key or value. A
+            key's is the largest norm of a pair that rotates together, which holds at every position.
+    """
+
+    format: str
+    steps: dict[str, Step] = field(default_factory=dict)
+    kept: tuple[str, ...] = ()
+    migrations: tuple[Migration, ...] = ()
+    block: int | None = None
+    importance: dict[str, str] = field(default_factory=dict)
+    cache: dict[str, float] = field(default_factory=dict)
+
+    def check(self, graph: str) -> None:
+        """Raises `ValueError` naming the first entry that cannot be."""
+        if self.format not in FORMATS:
+            raise ValueError(f"{graph}: format is {self.format!r:.40}, not {', '.join(FORMATS)}")
+        if (self.format == "int4") != (self.block in BLOCKS):
+            raise ValueError(f"{graph}: block is {self.block!r:.40} with format {self.format}")
+        for name, step in self.steps.items():
+            _above_zero(graph, f"largest of {name}", step.largest)
+            _above_zero(graph, f"scale of {name}", step.scale)
+        for name, largest in self.cache.items():
+            _above_zero(graph, f"the cache's largest of {name}", largest)
+        if twice := sorted({*self.steps} & {*self.kept}):
+            raise ValueError(f"{graph}: {twice[0]} has a step and is kept")
+        columns = [module for migration in self.migrations for module in migration.multiplied]
+        if len(set(columns)) < len(columns):
+            raise ValueError(f"{graph}: a module's input is migrated twice")
+        if any(divided.first_row < 0 for one in self.migrations for divided in one.divided):
+            raise ValueError(f"{graph}: a migration begins above the first row")
 
 
 @dataclass(frozen=True)
@@ -48,11 +106,11 @@ class Scales:
     """The whole file."""
 
     format_version: int
-    format: str  # what the steps are of: int8 or fp8
-    observer: str  # what chose them, for people
+    observer: str  # what chose the steps, for people
     checkpoint: str  # fingerprint of the checkpoint, sha256
     clips: str  # sha256 of what was watched
     frames: int  # how many were
+    vectors: str  # sha256 of scales.npz; empty: there is none
     graphs: dict[str, GraphScales]
 
     def __post_init__(self) -> None:
@@ -60,70 +118,71 @@ class Scales:
         for name, digest in (("checkpoint", self.checkpoint), ("clips", self.clips)):
             if not re.fullmatch("[0-9a-f]{64}", digest):
                 raise ValueError(f"{name} is {digest!r:.80}, not a sha256")
+        if not re.fullmatch("([0-9a-f]{64})?", self.vectors):
+            raise ValueError(f"vectors is {self.vectors!r:.80}, not a sha256")
         if self.frames < 1:
             raise ValueError(f"frames is {self.frames}, not above 0")
         for graph, scales in self.graphs.items():
-            for name, step in scales.steps.items():
-                for field, value in (("largest", step.largest), ("scale", step.scale)):
-                    if not 0 < value < math.inf:
-                        raise ValueError(f"{graph}: {field} of {name} is {value}, not a number above 0")
+            scales.check(graph)
 
-    def require(self, *, checkpoint: str, format: str) -> None:
-        """Raises `ScalesError` when they are of another checkpoint or for another format."""
+    def require(self, *, checkpoint: str) -> None:
+        """Raises `ScalesError` when they are of another checkpoint."""
         if self.checkpoint != checkpoint:
             raise ScalesError(
                 f"the scales were made for checkpoint {self.checkpoint[:12]}...",
                 expected=f"{checkpoint[:12]}..., the one that is exported",
-                next_step=_AGAIN,
+                next_step=AGAIN,
             )
-        if self.format != format:
-            raise ScalesError(f"the scales are for {self.format}", expected=format, next_step=_AGAIN)
+
+    def require_format(self, graph: str, format: str, *, block: int | None = None) -> None:
+        """Raises `ScalesError` when that graph has none, or they are for another format or block."""
+        found = self.graphs.get(graph)
+        if found is None or (found.format, found.block) != (format, block):
+            given, asked = _named(found.format, found.block) if found else "nothing", _named(format, block)
+            raise ScalesError(f"the scales have {given} for graph {graph}", expected=asked, next_step=AGAIN)
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
 
 
 def load_scales(file: Path) -> Scales:
-    """Reads and checks the file.
+    """Reads and checks the file; its vectors stay where they are.
 
     Raises:
         ScalesError: it is missing, damaged, of another version, or holds a scale that cannot be.
     """
-    text = _text(file)
     try:
-        data = json.loads(text)
+        data: Any = json.loads(_text(file))
         version = data["format_version"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ScalesError(f"{file} is not scales ({error!r})", next_step=_AGAIN) from error
+        raise ScalesError(f"{file} is not scales ({error!r})", next_step=AGAIN) from error
     if version != FORMAT_VERSION:
         newer = isinstance(version, int) and version > FORMAT_VERSION
         raise ScalesError(
             f"{file} has format {version!r:.40}",
             expected=f"{FORMAT_VERSION}",
-            next_step="Upgrade llamavid." if newer else _AGAIN,
+            next_step="Upgrade llamavid." if newer else AGAIN,
         )
     try:
         return dataclass_from_json(Scales, data)
     except (ValueError, RecursionError) as error:
-        raise ScalesError(f"{file} is damaged ({error})", next_step=_AGAIN) from error
+        raise ScalesError(f"{file} is damaged ({error})", next_step=AGAIN) from error
 
 
-def save_scales(scales: Scales, file: Path) -> None:
-    """Written beside and renamed. Raises `ScalesError` when the place cannot be written."""
-    try:
-        with replacing(file) as beside:
-            beside.write_text(scales.to_json(), encoding="utf-8")
-    except OSError as error:
-        raise ScalesError(
-            f"{file} cannot be written ({error.strerror})", next_step="Choose another place."
-        ) from error
+def _named(format: str, block: int | None) -> str:
+    return f"{format} in blocks of {block}" if block else format
+
+
+def _above_zero(graph: str, what: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise ValueError(f"{graph}: {what} is {value}, not a number above 0")
 
 
 def _text(file: Path) -> bytes:
     try:
         size = file.stat().st_size
         if size > _SIZE_LIMIT:
-            raise ScalesError(f"{file} has {size} bytes", expected=f"at most {_SIZE_LIMIT}", next_step=_AGAIN)
+            raise ScalesError(f"{file} has {size} bytes", expected=f"at most {_SIZE_LIMIT}", next_step=AGAIN)
         return file.read_bytes()
     except OSError as error:
-        raise ScalesError(f"{file} cannot be read ({error.strerror})", next_step=_AGAIN) from error
+        raise ScalesError(f"{file} cannot be read ({error.strerror})", next_step=AGAIN) from error

@@ -21,7 +21,7 @@ from tests.clips import write_clip
 
 ROOT = Path(__file__).parent.parent
 
-# Room -> the rooms it may import. "words" are the modules right inside llamavid/.
+# Room -> the rooms it may import. "words" are the modules right inside llamavid/, and llamavid/formats/.
 TABLE = {
     "words": {"words"},
     "model": {"model", "words"},
@@ -71,7 +71,7 @@ def room_of_file(name: str) -> str:
         return "cli"
     if first != "llamavid":
         return first
-    return rest[0] if len(rest) > 1 else "words"
+    return rest[0] if len(rest) > 1 and rest[0] in TABLE else "words"
 
 
 def room_of_module(name: str) -> str:

@@ -5,24 +5,24 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from llamavid.calibrated import Calibration, save_calibration
 from llamavid.errors import ScalesError
-from llamavid.scales import FORMAT_VERSION, GraphScales, Scales, Step, load_scales, save_scales
+from llamavid.scales import FORMAT_VERSION, GraphScales, Scales, Step, load_scales
 
 CHECKPOINT, OTHER = "ab" * 32, "cd" * 32
 SCALES = Scales(
     FORMAT_VERSION,
-    "int8",
     "absolute maximum",
     CHECKPOINT,
     OTHER,
     12,
-    {"vision": GraphScales({"blocks.0.mlp.fc1": Step(12.7, 0.1)}, ("blocks.0.attn.qkv",))},
+    "",
+    {"vision": GraphScales("int8", {"blocks.0.mlp.fc1": Step(12.7, 0.1)}, ("blocks.0.attn.qkv",))},
 )
 
 
@@ -35,7 +35,7 @@ def changed(file: Path, change: Callable[[Any], object]) -> Path:
 
 
 def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
-    save_scales(SCALES, tmp_path / "scales.json")
+    save_calibration(Calibration(SCALES, {}), tmp_path / "scales.json")
     assert load_scales(tmp_path / "scales.json") == SCALES
     assert [file.name for file in tmp_path.iterdir()] == ["scales.json"]
 
@@ -60,8 +60,11 @@ def test_a_scale_that_cannot_be_is_named(tmp_path: Path, field: str, value: floa
         (lambda d: d.update(checkpoint="7b"), "checkpoint is '7b', not a sha256"),
         (lambda d: d.update(frames=0), "frames is 0"),
         (lambda d: _step(d).update(scale="0.1"), "'0.1'"),
-        (lambda d: d.update(format_version=99), "format 99; expected 1. Upgrade"),
+        (lambda d: d.update(format_version=99), "format 99; expected 2. Upgrade"),
         (lambda d: d.update(graphs=[]), "graphs is not an object"),
+        (lambda d: d["graphs"]["vision"].update(format="int3"), "vision: format is 'int3'"),
+        (lambda d: d["graphs"]["vision"].update(format="int4"), "block is None with format int4"),
+        (lambda d: d["graphs"]["vision"].update(kept=["blocks.0.mlp.fc1"]), "has a step and is kept"),
     ],
 )
 def test_a_damaged_file_is_told_in_one_line(
@@ -90,9 +93,11 @@ def test_a_missing_and_an_enormous_file_are_refused(tmp_path: Path) -> None:
 
 
 def test_scales_of_another_checkpoint_or_format_are_refused() -> None:
-    SCALES.require(checkpoint=CHECKPOINT, format="int8")
+    SCALES.require(checkpoint=CHECKPOINT)
     with pytest.raises(ScalesError, match=r"checkpoint abababababab.*; expected cdcdcdcdcdcd"):
-        SCALES.require(checkpoint=OTHER, format="int8")
-    with pytest.raises(ScalesError, match="for int8; expected fp8"):
-        SCALES.require(checkpoint=CHECKPOINT, format="fp8")
-    replace(SCALES, format="fp8").require(checkpoint=CHECKPOINT, format="fp8")
+        SCALES.require(checkpoint=OTHER)
+    SCALES.require_format("vision", "int8")
+    with pytest.raises(ScalesError, match="have int8 for graph vision; expected fp8"):
+        SCALES.require_format("vision", "fp8")
+    with pytest.raises(ScalesError, match="have nothing for graph llm; expected int4 in blocks of 32"):
+        SCALES.require_format("llm", "int4", block=32)

@@ -31,9 +31,8 @@ _SHOWN_ACTIVATIONS = 3
 @click.option("--image-processor", help="Its folder, or an image size in pixels, instead of config.json's.")
 @click.option(
     "--precision",
-    default="fp32",
-    show_default=True,
-    help="Of the frame graphs: fp32, fp16, bf16 (GPUs only), int8, fp8 (GPUs from Ada on) or int4.",
+    help="Of the frame graphs: fp32, fp16, bf16 (GPUs only), int8, fp8 (GPUs from Ada on) or int4. "
+    "Default: what --scales are for, else fp32.",
 )
 @click.option(
     "--compute", help="fp32 or fp16, around int8, fp8 and int4; fp32 with int8 and fp16 else, by default."
@@ -41,7 +40,7 @@ _SHOWN_ACTIVATIONS = 3
 @click.option(
     "--scales",
     type=click.Path(path_type=Path),
-    help="Ranges of activations, for int8 and fp8: scales.json of `llamavid calibrate`.",
+    help="scales.json of `llamavid calibrate`: ranges of activations, and what to round.",
 )
 @click.option(
     "--scan",
@@ -52,13 +51,9 @@ _SHOWN_ACTIVATIONS = 3
 )
 @click.option(
     "--llm-precision",
-    default="fp32",
-    show_default=True,
-    help="Of the language model: fp32, fp16, bf16 or int4.",
+    help="Of the language model: the same names. int8 and fp8 need --scales.",
 )
-@click.option(
-    "--int4-block", default=32, show_default=True, help="Weights that share a scale: 32, 64 or 128."
-)
+@click.option("--int4-block", type=int, help="Weights that share a scale: 32 (default), 64 or 128.")
 @click.option("--template", default="vicuna_v1", show_default=True, help="The bundle's prompt template.")
 @click.option("--replace", is_flag=True, help="Replace an existing bundle.")
 @click.option("--json", "as_json", is_flag=True, help="Print the table of errors as one JSON document.")
@@ -70,6 +65,7 @@ def export(
     image_processor: str | None,
     clips: tuple[Path, ...],
     as_json: bool,
+    scales: Path | None,
     **options: Any,
 ) -> None:
     """Turn a CHECKPOINT in its release layout into a bundle.
@@ -78,13 +74,14 @@ def export(
     export (exit 1) and leaves no bundle.
     """
     require_extra("export", "torch", "transformers", "onnx", "safetensors")
-    from llamavid.export.pack import ExportOptions, export_bundle
+    from llamavid.export.pack import ExportOptions, export_bundle, formats_of
     from llamavid.export.verify import Runner
     from llamavid.model.checkpoint import open_checkpoint
     from llamavid.runtime.clip import first_pixels
     from llamavid.runtime.parity import run_graph, run_language
 
-    settings = ExportOptions(**options)
+    given = {name: value for name, value in options.items() if value is not None}
+    settings = ExportOptions(scales=scales, **(formats_of(scales) if scales else {}) | given)
     opened = open_checkpoint(
         checkpoint, vision_tower=vision_tower, text_tokenizer=text_tokenizer, image_processor=image_processor
     )

@@ -13,20 +13,22 @@ import pytest
 import torch
 
 from llamavid.bundle import open_bundle
+from llamavid.calibrated import Calibration, save_calibration
 from llamavid.cli import main
 from llamavid.errors import CheckpointError, ScalesError, UsageError
 from llamavid.export.activations import FILE, FLOAT16_END, Activations, rows, scales_from, table
 from llamavid.export.frame_types import FrameTypes, frame_types, write_frame_graphs
 from llamavid.export.pack import SCALES_FILE, ExportOptions, export_bundle
-from llamavid.export.precision import FP32, INT8, EightBits
+from llamavid.export.precision import FP8, FP32, INT8
 from llamavid.export.scan import scan_activations
 from llamavid.export.verify import sample_pixels
+from llamavid.formats.eight_bits import EightBits
 from llamavid.model.checkpoint import Checkpoint, open_checkpoint
 from llamavid.model.fingerprint import fingerprint
 from llamavid.model.random_checkpoint import write_random_checkpoint
 from llamavid.model.random_weights import TINY
 from llamavid.model.streamed import streamed_features
-from llamavid.scales import load_scales, save_scales
+from llamavid.scales import load_scales
 from tests.clips import write_clip
 from tests.conftest import GOLDEN, RUNNER, golden_checkpoint
 
@@ -128,9 +130,9 @@ def test_a_layer_without_a_scale_is_named_and_a_kept_one_is_not_rounded(
     vision = scales.graphs["vision"]
     del vision.steps["blocks.1.mlp.fc1"]
     with pytest.raises(ScalesError, match=r"no scale for blocks\.1\.mlp\.fc1 of graph vision"):
-        write_frame_graphs(checkpoint, tmp_path, FrameTypes(INT8, scales=scales))
+        write_frame_graphs(checkpoint, tmp_path, FrameTypes(INT8, calibration=Calibration(scales, {})))
     scales.graphs["vision"] = replace(vision, kept=("blocks.1.mlp.fc1",))
-    write_frame_graphs(checkpoint, tmp_path, FrameTypes(INT8, scales=scales))
+    write_frame_graphs(checkpoint, tmp_path, FrameTypes(INT8, calibration=Calibration(scales, {})))
     kept = {name for name in products(tmp_path / "vision.onnx") if name.startswith("blocks")}
     assert kept == {"blocks.1.mlp.fc1"}
 
@@ -154,13 +156,13 @@ def test_int8_needs_ranges_and_refuses_those_of_another_checkpoint(
     assert fingerprint(golden) != fingerprint(checkpoint)
     with pytest.raises(UsageError, match="precision int8 without scales"):
         export_bundle(golden, tmp_path / "out", runner=RUNNER, options=ExportOptions(precision="int8"))
-    save_scales(scales_from(seen, EightBits.INT8), file)
+    save_calibration(Calibration(scales_from(seen, EightBits.INT8), {}), file)
     with pytest.raises(ScalesError, match="were made for checkpoint"):
         export_bundle(
             golden, tmp_path / "out", runner=RUNNER, options=ExportOptions(precision="int8", scales=file)
         )
-    with pytest.raises(ScalesError, match="for int8; expected fp8"):
-        frame_types(checkpoint, replace(INT8, eight_bits=EightBits.FP8), scales=file, seen=None)
+    with pytest.raises(ScalesError, match="have int8 for graph vision; expected fp8"):
+        frame_types(checkpoint, FP8, scales=file, seen=None)
     assert [file.name for file in tmp_path.iterdir()] == ["scales.json"]
 
 

@@ -29,8 +29,8 @@ from llamavid.config import LanguageConfig
 from llamavid.contract import DType, TensorSpec
 from llamavid.errors import DeviceError, ParityError
 from llamavid.export.pack import ExportOptions, export_bundle
-from llamavid.export.precision import BLOCK_SIZES, dequantized, packed_int4, quantize_int4
 from llamavid.export.verify import Runner, sample_pixels
+from llamavid.formats.int4 import BLOCK_SIZES, dequantized, packed_int4, quantize_int4
 from llamavid.model.checkpoint import open_checkpoint
 from llamavid.model.llamavid import LlamaVid, model_from_checkpoint
 from llamavid.model.random_checkpoint import write_random_checkpoint

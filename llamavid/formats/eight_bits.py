@@ -1,36 +1,51 @@
 """Weights in eight bits: int8, whose levels are even, and float8 e4m3, whose steps grow with the value.
 
-Symmetric, zero point 0: TensorRT takes no other. Takes float32 matrices, gives levels and scales; what an
-activation's scale is comes from `llamavid.scales`.
+Takes float32 matrices, gives levels and scales; what an activation's scale is comes from `llamavid.scales`.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import enum
+from typing import NamedTuple
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
 from llamavid.contract import DType
-from llamavid.export.precision import EightBits
+from llamavid.formats import fp8, int8
 
 Array = npt.NDArray[np.float32]
 
-LEVELS: dict[EightBits, np.dtype] = {
-    EightBits.INT8: np.dtype(np.int8),
-    EightBits.FP8: np.dtype(ml_dtypes.float8_e4m3fn),
-}
-LARGEST = {EightBits.INT8: 127.0, EightBits.FP8: 448.0}
 # float16 below this has fewer bits than it should: a scale there would be wrong by up to half.
 _LEAST_FLOAT16 = float(np.finfo(np.float16).tiny)
+
+
+class EightBits(str, enum.Enum):
+    """Formats of weights and activations at a product."""
+
+    INT8 = "int8"
+    FP8 = "fp8"
+
+    @property
+    def largest(self) -> float:
+        """The last level, in units of the scale."""
+        return {"int8": int8.LARGEST, "fp8": fp8.LARGEST}[self.value]
+
+    def nearest(self, scaled: Array) -> Array:
+        """Values in units of the scale -> the nearest levels, float32; what is outside takes the last one."""
+        return {"int8": int8.nearest, "fp8": fp8.nearest}[self.value](scaled)
 
 
 class Quantized(NamedTuple):
     """A matrix [K, N] in eight bits."""
 
-    levels: npt.NDArray[Any]  # [K, N], int8 or float8_e4m3fn
+    levels: Array  # [K, N], every one a number of the format
     scale: Array  # [N], exactly representable in the graph's compute type
+
+    @property
+    def restored(self) -> Array:
+        """What is left of the matrix."""
+        return self.levels * self.scale
 
 
 def quantize_columns(weight: Array, format: EightBits, compute: DType) -> Quantized:
@@ -38,15 +53,9 @@ def quantize_columns(weight: Array, format: EightBits, compute: DType) -> Quanti
 
     The scale is rounded to `compute` first and the levels to it, so that its rounding is no error.
     """
-    scale = representable(np.abs(weight).max(axis=0) / LARGEST[format], compute)
+    scale = representable(np.abs(weight).max(axis=0) / format.largest, compute)
     scale[scale == 0] = 1  # a column of zeros
-    return Quantized(levels_of(weight / scale, format), scale)
-
-
-def levels_of(scaled: Array, format: EightBits) -> npt.NDArray[Any]:
-    """Values in units of a scale -> the nearest levels; what is out of range takes the last one."""
-    inside = np.clip(scaled, -LARGEST[format], LARGEST[format])
-    return (np.rint(inside) if format is EightBits.INT8 else inside).astype(LEVELS[format])
+    return Quantized(format.nearest(weight / scale), scale)
 
 
 def representable(scale: npt.ArrayLike, compute: DType) -> Array:
