@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from llamavid.bundle import staged_folder
+from llamavid.calibrated import GraphCalibration
 from llamavid.config import LanguageConfig
 from llamavid.errors import UsageError
 from llamavid.export.disk import require_disk
@@ -54,6 +55,7 @@ from llamavid.model.checkpoint import Checkpoint
 from llamavid.vicuna_folder import FORMAT_VERSION, NOTE, TOKENIZER, VicunaFormat, VicunaNote, write_note
 
 OnProgress = Callable[[str, int, int | None], None]  # what, done, of how many if known
+Read = Callable[[str, torch.dtype], Tensor]  # a tensor by its name in the checkpoint
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ def export_trtllm(
     language = checkpoint.config.language
     check_model(language, options)
     _check_scales(language, options, scales)
+    read = _reader(checkpoint, scales.migrated)
     plan = _plan(language, options)
     size = sum(planned.nbytes for planned in plan.values()) * options.tensor_parallel
     with staged_folder(target, replace=options.replace, marker=NOTE, what="an exported Vicuna") as stage:
@@ -96,7 +99,7 @@ def export_trtllm(
                 stack.enter_context(TensorWriter(stage / f"rank{rank}.safetensors", plan))
                 for rank in range(options.tensor_parallel)
             ]
-            _write_weights(checkpoint, ranks, options, scales, on_progress)
+            _write_weights(language, read, ranks, options, scales, on_progress)
         text = json.dumps(checkpoint_config(language, options), indent=1) + "\n"
         (stage / "config.json").write_text(text, encoding="utf-8")
         shutil.copyfile(checkpoint.language_tokenizer, stage / TOKENIZER)
@@ -200,26 +203,39 @@ def _plan(language: LanguageConfig, options: TrtllmOptions) -> dict[str, Planned
     return plan
 
 
+def _reader(checkpoint: Checkpoint, migrated: GraphCalibration | None) -> Read:
+    """Reads by the checkpoint's names; with the migrations that go into the weights."""
+
+    def read(name: str, dtype: torch.dtype) -> Tensor:
+        if migrated is None:
+            return checkpoint.read(name, dtype)
+        tensor = checkpoint.read(name, torch.float32).numpy()
+        return torch.from_numpy(migrated.migrated(name.removeprefix("language."), tensor)).to(dtype)
+
+    return read
+
+
 def _write_weights(
-    checkpoint: Checkpoint,
+    language: LanguageConfig,
+    read: Read,
     ranks: list[TensorWriter],
     options: TrtllmOptions,
     scales: TrtllmScales,
     on_progress: OnProgress,
 ) -> None:
-    language, dtype = checkpoint.config.language, DTYPES[options.dtype]
+    dtype = DTYPES[options.dtype]
     for name, (source, _) in copied(language).items():
-        tensor = checkpoint.read(source, dtype)
+        tensor = read(source, dtype)
         for file in ranks:
             file.write(name, tensor)
-    head = padded_head(checkpoint.read(HEAD_SOURCE, dtype), language, len(ranks))
+    head = padded_head(read(HEAD_SOURCE, dtype), language, len(ranks))
     for file, part in zip(ranks, head.chunk(len(ranks)), strict=True):
         file.write(HEAD, part)
     del head
     matrices = list(linears(language))
     for done, linear in enumerate(matrices):
         on_progress("write", done, len(matrices))
-        _write_linear(checkpoint, linear, ranks, options, scales)
+        _write_linear(read, linear, ranks, options, scales)
     if options.kv_cache != "none":
         largest = INT8_LARGEST if options.kv_cache == "int8" else FP8_LARGEST
         for name in _caches(language):
@@ -229,7 +245,7 @@ def _write_weights(
 
 
 def _write_linear(
-    checkpoint: Checkpoint,
+    read: Read,
     linear: Linear,
     ranks: list[TensorWriter],
     options: TrtllmOptions,
@@ -237,20 +253,22 @@ def _write_linear(
 ) -> None:
     quantized = options.quantize in ("int4-awq", "fp8")
     read_as = torch.float32 if quantized else DTYPES[options.dtype]
-    sources = [checkpoint.read(source, read_as) for source in linear.sources]
+    sources = [read(source, read_as) for source in linear.sources]
     largest = max(float(source.abs().max()) for source in sources) if quantized else 0.0
-    prequant = scales.prequant.get(linear.scales)
+    by_channel = [by.get(linear.scales) for by in (scales.prequant, scales.importance)]
     for rank, file in enumerate(ranks):
         part = rank_part(sources, linear.split, ranks=len(ranks), rank=rank)
-        inputs = _rank_inputs(prequant, linear.split, ranks=len(ranks), rank=rank)
-        seen = Seen(largest, inputs, scales.activation.get(linear.scales))
+        prequant, importance = (
+            _rank_inputs(inputs, linear.split, ranks=len(ranks), rank=rank) for inputs in by_channel
+        )
+        seen = Seen(largest, prequant, importance, scales.activation.get(linear.scales))
         for suffix, tensor in _format(options).encoded(part, seen).items():
             file.write(linear.name + suffix, tensor)
 
 
-def _rank_inputs(prequant: Tensor | None, split: Split, *, ranks: int, rank: int) -> Tensor | None:
+def _rank_inputs(inputs: Tensor | None, split: Split, *, ranks: int, rank: int) -> Tensor | None:
     """A rank reads all inputs of a matrix that is split by rows, its own of one split by columns."""
-    return prequant if prequant is None or split is Split.ROWS else prequant.chunk(ranks)[rank]
+    return inputs if inputs is None or split is Split.ROWS else inputs.chunk(ranks)[rank]
 
 
 def _caches(language: LanguageConfig) -> list[str]:
@@ -261,20 +279,21 @@ def _check_scales(language: LanguageConfig, options: TrtllmOptions, scales: Trtl
     """Scales that fit nothing are a mistake, and an int8 cache without them holds nothing but noise."""
     widths = {linear.scales: linear.columns for linear in linears(language)}
     caches = _caches(language)
-    given = [(name, list(widths)) for name in (*scales.prequant, *scales.activation)]
+    given = [(name, list(widths)) for name in (*scales.prequant, *scales.importance, *scales.activation)]
     for name, known in [*given, *((name, caches) for name in scales.kv_cache)]:
         if name not in known:
             raise UsageError(f"scales for {name!r}", expected=f"names like {known[0]!r}")
-    for name, prequant in scales.prequant.items():
-        if tuple(prequant.shape) != (widths[name],) or not bool((prequant > 0).all()):
-            raise UsageError(
-                f"prequant scales of {name} have shape {list(prequant.shape)}",
-                expected=f"[{widths[name]}], all above 0",
-            )
+    for what, by_name in (("prequant scales", scales.prequant), ("importance", scales.importance)):
+        for name, inputs in by_name.items():
+            if tuple(inputs.shape) != (widths[name],) or not bool((inputs > 0).all()):
+                raise UsageError(
+                    f"{what} of {name} have shape {list(inputs.shape)}",
+                    expected=f"[{widths[name]}], all above 0",
+                )
     absent = set(caches) - set(scales.kv_cache)
     if options.kv_cache == "int8" and absent:
         raise UsageError(
             f"kv-cache int8 without measured ranges of {len(absent)} layers",
             expected="the largest key or value of each",
-            next_step="Choose --kv-cache none, or pass what calibration measured.",
+            next_step="Choose --kv-cache none, or pass --scales scales.json of `llamavid calibrate`.",
         )

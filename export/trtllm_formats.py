@@ -16,7 +16,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from llamavid.calibrated import GraphCalibration
 from llamavid.export.tensor_writer import Planned
+from llamavid.formats.int4 import quantize_int4
 
 FP8_LARGEST = 448.0  # of e4m3
 INT8_LARGEST = 127.0
@@ -26,13 +28,15 @@ INT8_LARGEST = 127.0
 class TrtllmScales:
     """What calibration measured, by TensorRT-LLM's names; what is left out is 1 throughout.
 
-    Keys of the first two: `transformer.layers.N.` + `attention.qkv`, `attention.dense`, `mlp.fc` (also for
+    Keys of the first three: `transformer.layers.N.` + `attention.qkv`, `attention.dense`, `mlp.fc` (also for
     `mlp.gate`, which reads the same), `mlp.proj`. Of the last: `transformer.layers.N.attention`.
     """
 
     prequant: Mapping[str, Tensor] = field(default_factory=dict)  # [in]: inputs are multiplied by it (AWQ)
     activation: Mapping[str, float] = field(default_factory=dict)  # the input's largest magnitude
+    importance: Mapping[str, Tensor] = field(default_factory=dict)  # [in]: mean squares, for int4's clipping
     kv_cache: Mapping[str, float] = field(default_factory=dict)  # the largest key or value
+    migrated: GraphCalibration | None = None  # its migrations go into the weights (fp8)
 
 
 class Seen(NamedTuple):
@@ -40,6 +44,7 @@ class Seen(NamedTuple):
 
     largest: float  # magnitude in the whole matrix: ranks share one fp8 scale
     prequant: Tensor | None  # [in of the part]
+    importance: Tensor | None  # [in of the part]
     activation: float | None
 
 
@@ -81,9 +86,14 @@ class Int4Awq:
         ones = torch.ones(columns)
         prequant = (ones if seen.prequant is None else seen.prequant).to(self.dtype)
         # The stored, rounded numbers are what the device multiplies with: levels are chosen for them.
-        groups = (part.float() / prequant.float()).unflatten(1, (-1, self.group))
-        scale = (groups.abs().amax(2) / 7).to(self.dtype)
-        scale[scale == 0] = 1  # a group of zeros
+        multiplied = part.float() / prequant.float()
+        importance = None if seen.importance is None else seen.importance.numpy()
+        chosen = quantize_int4(multiplied.T.numpy(), self.group, importance).scale.T
+        scale, groups = (
+            torch.from_numpy(chosen.copy()).to(self.dtype),
+            multiplied.unflatten(1, (-1, self.group)),
+        )
+        scale[scale == 0] = 1  # too small for the dtype
         levels = (groups / scale.float()[..., None]).round().clamp(-8, 7).to(torch.int8).flatten(1)
         return {
             ".weight": (levels[0::2] & 0x0F) | (levels[1::2] << 4),

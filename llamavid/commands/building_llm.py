@@ -37,13 +37,18 @@ FORMATS = ("engine", "pytorch", "huggingface")
     "--kv-cache",
     default="none",
     show_default=True,
-    help="The engine's cache: none, fp8, or int8 from Python.",
+    help="The engine's cache: none, fp8, or int8, which needs --scales.",
 )
 @click.option(
     "--int4-group", default=128, show_default=True, help="Columns of int4-awq that share a scale: 128 or 64."
 )
 @click.option(
     "--target", default="a100", show_default=True, help="The engine's GPU: a100, l40s, h100 or h200."
+)
+@click.option(
+    "--scales",
+    type=click.Path(path_type=Path),
+    help="scales.json of `llamavid calibrate`: ranges for int4-awq, fp8 and the engine's cache.",
 )
 @click.option("--vision-tower", help="The EVA file, instead of the one config.json names.")
 @click.option(
@@ -60,6 +65,7 @@ def build_llm(
     text_tokenizer: str | None,
     image_processor: str | None,
     as_json: bool,
+    scales: Path | None,
     **options: Any,
 ) -> None:
     """Take the Vicuna out of a CHECKPOINT, for TensorRT-LLM on an A100 or H100, or for any other engine.
@@ -77,6 +83,12 @@ def build_llm(
     from llamavid.export.trtllm_options import TrtllmOptions
 
     settings = TrtllmOptions(**options)
+    used = settings.quantize in ("int4-awq", "fp8") or settings.kv_cache != "none"
+    if scales and not (kind == "engine" and used):
+        raise UsageError(
+            f"scales with format {kind}, quantize {settings.quantize} and kv-cache {settings.kv_cache}",
+            expected="--quantize int4-awq or fp8, or a --kv-cache, of an engine",
+        )
     if kind != "engine":
         _refuse_engine_options(settings, kind)
     elif settings.int4_group != 128 and settings.quantize != "int4-awq":
@@ -96,7 +108,8 @@ def build_llm(
         if kind == "engine":
             from llamavid.export.to_trtllm import export_trtllm
 
-            made = export_trtllm(opened, folder, options=settings, on_progress=progress.update)
+            found = _scales(opened, scales, settings) if scales else None
+            made = export_trtllm(opened, folder, options=settings, scales=found, on_progress=progress.update)
             size, next_step = made.size_bytes, made.build_command
         else:
             size = _export_folder(opened, folder, settings, kind, progress)
@@ -106,6 +119,18 @@ def build_llm(
         click.echo(json.dumps(document))
     else:
         click.echo(f"{folder}: {size / 1e6:,.1f} MB. Next: {next_step}")
+
+
+def _scales(opened: Any, scales: Path, settings: Any) -> Any:
+    from llamavid.export.frame_types import opened_calibration
+    from llamavid.export.trtllm_scales import trtllm_scales
+
+    calibration = opened_calibration(opened, scales)
+    found = trtllm_scales(calibration, opened.config.language, settings)
+    kept = calibration.scales.graphs["llm"].kept
+    if settings.quantize == "int4-awq" and kept:
+        remark(f"{len(kept)} modules that the plan keeps are rounded here all the same ({kept[0]}, ...)")
+    return found
 
 
 def _export_folder(opened: Any, folder: Path, settings: Any, kind: str, progress: Progress) -> int:
