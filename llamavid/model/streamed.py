@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,15 @@ Around = Callable[[str, nn.Module], AbstractContextManager[object]]  # open whil
 BATCH = 8  # frames in a block at once: EVA-g's hidden rows are 6 MB a frame, its scores 4
 
 
+@dataclass(frozen=True)
+class Part:
+    """What is in memory at one time."""
+
+    name: str  # of the checkpoint, `vision.blocks.3`, `language.lm_head`
+    module: nn.Module  # holds the weights
+    run: Callable[[Tensor], Tensor]  # what the part computes
+
+
 @torch.inference_mode()
 def streamed_features(
     checkpoint: Checkpoint,
@@ -38,16 +48,10 @@ def streamed_features(
         change: applied to every matrix.
         around: opened with each part's name (`vision`, `vision.blocks.3`) and module while it runs.
     """
-    config = checkpoint.config.vision
-    with torch.device("meta"):
-        front = VisionEncoder(config)
-        front.blocks = nn.ModuleList()
-        block = Block(config)
     x = pixels.float()
-    for part, module in [("vision", front), *((f"vision.blocks.{i}", block) for i in range(config.depth))]:
-        _filled(checkpoint, part, module, change)
-        with around(part, module):
-            x = torch.cat([module(frames) for frames in x.split(BATCH)])
+    for part in vision_parts(checkpoint, change=change):
+        with around(part.name, part.module):
+            x = torch.cat([part.run(frames) for frames in x.split(BATCH)])
     return x
 
 
@@ -58,6 +62,32 @@ def streamed_logits(checkpoint: Checkpoint, sequence: Tensor, *, change: Change 
     Args:
         change: applied to every matrix, to compute with the weights a format leaves of it.
     """
+    x = sequence.float()
+    for part in language_parts(checkpoint, change=change):
+        x = part.run(x)
+    return x[0]
+
+
+def vision_parts(checkpoint: Checkpoint, *, first: int = 0, change: Change | None = None) -> Iterator[Part]:
+    """`vision`, pixels to the first block's input, then `vision.blocks.0` and so on; from part `first` on.
+
+    A part is valid until the next one is asked for: all blocks are one module, filled anew.
+    """
+    config = checkpoint.config.vision
+    with torch.device("meta"):
+        front = VisionEncoder(config)
+        front.blocks = nn.ModuleList()
+        block = Block(config)
+    parts = [("vision", front), *((f"vision.blocks.{index}", block) for index in range(config.depth))]
+    for name, module in parts[first:]:
+        yield Part(name, _filled(checkpoint, name, module, change), module)
+
+
+def language_parts(checkpoint: Checkpoint, *, first: int = 0, change: Change | None = None) -> Iterator[Part]:
+    """`language.model.layers.0` and so on, `language.model.norm`, `language.lm_head`; from part `first` on.
+
+    Each takes and gives rows [B, T, ...]. Valid as those of `vision_parts`.
+    """
     language = checkpoint.config.language
     settings = llama_config(language)
     settings.num_hidden_layers = 1
@@ -67,12 +97,16 @@ def streamed_logits(checkpoint: Checkpoint, sequence: Tensor, *, change: Change 
     layer, norm = model.layers[0], model.norm
     model.norm = nn.Identity()  # type: ignore[assignment]  # it comes once, after the last layer
     model.rotary_emb = LlamaRotaryEmbedding(settings)
-    x = sequence.float()
-    for index in range(language.layers):
-        _filled(checkpoint, f"language.model.layers.{index}", layer, change)
-        x = model(inputs_embeds=x, use_cache=False).last_hidden_state
-    x = _filled(checkpoint, "language.model.norm", norm)(x)
-    return _filled(checkpoint, "language.lm_head", head, change)(x)[0]
+
+    def run_layer(x: Tensor) -> Tensor:
+        rows: Tensor = model(inputs_embeds=x, use_cache=False).last_hidden_state
+        return rows
+
+    parts: list[tuple[str, nn.Module, Callable[[Tensor], Tensor]]]
+    parts = [(f"language.model.layers.{index}", layer, run_layer) for index in range(language.layers)]
+    parts += [("language.model.norm", norm, norm), ("language.lm_head", head, head)]
+    for name, module, run in parts[first:]:
+        yield Part(name, _filled(checkpoint, name, module, change), run)
 
 
 def embedding_chunks(checkpoint: Checkpoint, rows: int = 4096) -> Iterator[Tensor]:
