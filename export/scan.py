@@ -20,12 +20,12 @@ from torch import nn
 
 from llamavid.errors import UsageError
 from llamavid.export.activations import FORMAT_VERSION, Activations, GraphActivations
-from llamavid.export.watching import Meter, watched
+from llamavid.export.meter import Meter
 from llamavid.model.checkpoint import Checkpoint
 from llamavid.model.compressor import Compressor
 from llamavid.model.fingerprint import fingerprint
-from llamavid.model.parts import text_decoder
-from llamavid.model.streamed import BATCH, streamed_features
+from llamavid.model.streamed import BATCH, streamed_features, token_networks
+from llamavid.model.watching import watched
 from llamavid.tokenizer import QuestionTokenizer
 
 QUESTIONS = (
@@ -76,10 +76,7 @@ def _features(
 
 @torch.inference_mode()
 def _watch_tokens(checkpoint: Checkpoint, features: torch.Tensor, content: Meter, context: Meter) -> None:
-    with torch.device("meta"):
-        decoder, compressor = text_decoder(checkpoint.config), Compressor(checkpoint.config)
-    checkpoint.fill("text_decoder", decoder, dtype=torch.float32, device="cpu")
-    checkpoint.fill("compressor", compressor, dtype=torch.float32, device="cpu")
+    decoder, compressor = token_networks(checkpoint)
     with watched(compressor, "", content):
         for frames in features.split(BATCH):
             compressor.content_tokens(frames)

@@ -230,7 +230,7 @@ def _language_rows(
         return runner.language(folder, entry, language, chunks, exact_int4=exact_int4)
 
     on_step("language model: PyTorch, layer by layer")
-    exact = streamed_logits(checkpoint, torch.from_numpy(sequence)).numpy()[ends]
+    exact = streamed_logits(checkpoint, [torch.from_numpy(sequence)])[0].numpy()[ends]
     keep("sequence", sequence)
     keep("chunks", np.asarray(_CHUNKS, np.int64))
     if change is None:
@@ -241,7 +241,7 @@ def _language_rows(
     precision = graphs["llm"].precision
     same, is_int4 = f"PyTorch with the same {precision} weights", precision == "int4"
     on_step(f"language model: PyTorch with the {precision} weights")
-    rounded = streamed_logits(checkpoint, torch.from_numpy(sequence), change=change).numpy()[ends]
+    rounded = streamed_logits(checkpoint, [torch.from_numpy(sequence)], change=change)[0].numpy()[ends]
     keep("logits", rounded)
     answered = found("llm")
     yield _row(graphs, "llm", rounded, answered, rule=f"{precision} run", against=same)

@@ -21,10 +21,11 @@ from llamavid.errors import PromptError
 from llamavid.model.checkpoint import Checkpoint, open_checkpoint
 from llamavid.model.compressor import Compressor, frame_tokens
 from llamavid.model.parts import PARTS, language_model, text_decoder
+from llamavid.model.sequence import embedded
 from llamavid.model.vision import VisionEncoder
 from llamavid.prompt import Part, checked_question, conversation, movie
 from llamavid.sampling import Sampler, Sampling
-from llamavid.tokenizer import SLOT_ID, LanguageTokenizer, QuestionTokenizer
+from llamavid.tokenizer import LanguageTokenizer, QuestionTokenizer
 
 
 class LlamaVid(nn.Module):
@@ -121,14 +122,8 @@ class LlamaVid(nn.Module):
     @torch.inference_mode()
     def sequence(self, parts: Sequence[Part], rows: Sequence[Tensor] | Tensor) -> Tensor:
         """The prompt as embeddings [1, L, D]; `rows[i]` [r, D] takes the place of slot i."""
-        ids = torch.from_numpy(self.language_tokenizer.ids(parts))
-        table, pieces, text = self.language.model.embed_tokens, [], 0
-        slots = (ids == SLOT_ID).nonzero().flatten().tolist()
-        assert len(slots) == len(rows)
-        for slot, inserted in zip(slots, rows, strict=True):
-            pieces += [table(ids[text:slot].to(table.weight.device)), inserted]
-            text = slot + 1
-        return torch.cat([*pieces, table(ids[text:].to(table.weight.device))])[None]
+        ids, table = torch.from_numpy(self.language_tokenizer.ids(parts)), self.language.model.embed_tokens
+        return embedded(ids, rows, lambda text: table(text.to(table.weight.device)))[None]
 
     @torch.inference_mode()
     def _answer(self, sequence: Tensor, max_new_tokens: int, sampling: Sampling) -> list[int]:

@@ -1,12 +1,12 @@
 """The reference on a machine that cannot hold it: one block or layer in memory at a time.
 
-Gives what `LlamaVid` gives, in float32, reading each weight once from the
-checkpoint. Export compares its graphs with this.
+Gives what `LlamaVid` gives, in float32, reading each weight once from the checkpoint. Export compares its
+graphs with this; export and calibration watch it run (`llamavid.model.watching`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -16,7 +16,9 @@ from transformers import LlamaModel
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from llamavid.model.checkpoint import Checkpoint
-from llamavid.model.parts import llama_config
+from llamavid.model.compressor import Compressor
+from llamavid.model.parts import llama_config, text_decoder
+from llamavid.model.qformer import TextDecoderModel
 from llamavid.model.vision import Block, VisionEncoder
 
 Change = Callable[[str, Tensor], Tensor]  # a weight's name and value -> what to compute with
@@ -56,16 +58,24 @@ def streamed_features(
 
 
 @torch.inference_mode()
-def streamed_logits(checkpoint: Checkpoint, sequence: Tensor, *, change: Change | None = None) -> Tensor:
-    """Embeddings [1, T, D] -> logits [T, V], each token seeing those before it.
+def streamed_logits(
+    checkpoint: Checkpoint,
+    sequences: Sequence[Tensor],
+    *,
+    change: Change | None = None,
+    around: Around = lambda part, module: nullcontext(),
+) -> list[Tensor]:
+    """Embeddings of some prompts, each [1, T, D] -> logits of each [T, V], a token seeing those before it.
 
     Args:
         change: applied to every matrix, to compute with the weights a format leaves of it.
+        around: opened with each part's name (`language.model.layers.3`) and module while it runs.
     """
-    x = sequence.float()
+    rows = [sequence.float() for sequence in sequences]
     for part in language_parts(checkpoint, change=change):
-        x = part.run(x)
-    return x[0]
+        with around(part.name, part.module):
+            rows = [part.run(sequence) for sequence in rows]
+    return [logits[0] for logits in rows]
 
 
 def vision_parts(checkpoint: Checkpoint, *, first: int = 0, change: Change | None = None) -> Iterator[Part]:
@@ -107,6 +117,15 @@ def language_parts(checkpoint: Checkpoint, *, first: int = 0, change: Change | N
     parts += [("language.model.norm", norm, norm), ("language.lm_head", head, head)]
     for name, module, run in parts[first:]:
         yield Part(name, _filled(checkpoint, name, module, change), run)
+
+
+def token_networks(checkpoint: Checkpoint) -> tuple[TextDecoderModel, Compressor]:
+    """The two networks that make frame tokens of features: small enough to be in memory together."""
+    with torch.device("meta"):
+        decoder, compressor = text_decoder(checkpoint.config), Compressor(checkpoint.config)
+    _filled(checkpoint, "text_decoder", decoder)
+    _filled(checkpoint, "compressor", compressor)
+    return decoder, compressor
 
 
 def embedding_chunks(checkpoint: Checkpoint, rows: int = 4096) -> Iterator[Tensor]:

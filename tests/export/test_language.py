@@ -60,7 +60,7 @@ class Written:
 
     def logits(self, rows: Rows) -> Rows:
         """PyTorch's, [T, V]."""
-        return streamed_logits(self.checkpoint, torch.from_numpy(rows.astype(np.float32))).numpy()
+        return streamed_logits(self.checkpoint, [torch.from_numpy(rows.astype(np.float32))])[0].numpy()
 
     def require_close(self, found: Rows, expected: Rows) -> None:
         error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
