@@ -5,8 +5,8 @@ What answering, training and calibration share, so that all three see the same p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Iterable, Sequence
+from itertools import islice, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,10 @@ from llamavid.runtime.pixels import pad_to_square
 from llamavid.runtime.video.frames import Frame, SourceKind
 from llamavid.runtime.video.sources import open_source
 from llamavid.runtime.yuv import pixels_from_pictures
+
+LOOKED_AT_SECONDS = (
+    600  # of a clip whose frames are spread: an hour of film would be decoded for four of them
+)
 
 
 def clip_pixels(
@@ -47,6 +51,42 @@ def first_pixels(
             for frame in islice(source.frames(), frames):
                 found.append(frame_pixels([frame], source.kind, preprocessing))
     return np.concatenate(found)
+
+
+def spread_pixels(
+    path: Path, preprocessing: Preprocessing, *, frames: int, isolated: bool = True
+) -> npt.NDArray[np.float32]:
+    """`frames` of a clip, evenly spread in time -> float32 [n, 3, S, S]; n is less where the clip has less.
+
+    Of a clip longer than `LOOKED_AT_SECONDS`, of its beginning.
+
+    Raises:
+        SourceError: the file cannot be read.
+    """
+    fps = 1.0
+    while True:
+        with open_source(path, fps=fps, isolated=isolated) as source:
+            shown = takewhile(lambda frame: frame.pts_seconds < LOOKED_AT_SECONDS, source.frames())
+            found = evenly(shown, frames)
+            if len(found) >= frames or source.step == 1 or source.kind is SourceKind.PICTURE:
+                return frame_pixels(found, source.kind, preprocessing)
+            fps = source.average_fps  # it is short: all of its frames
+
+
+def evenly(frames: Iterable[Frame], count: int) -> list[Frame]:
+    """`count` of them, each near the middle of its share; all where there are no more.
+
+    Holds at most four times as many, however long the clip.
+    """
+    kept: list[Frame] = []
+    every = 1
+    for index, frame in enumerate(frames):
+        if index % every == 0:
+            kept.append(frame)
+        if len(kept) == 4 * count + 1:
+            kept, every = kept[::2], 2 * every
+    shares = min(count, len(kept))
+    return [kept[(2 * share + 1) * len(kept) // (2 * shares)] for share in range(shares)]
 
 
 def is_padded(kind: SourceKind, preprocessing: Preprocessing) -> bool:
