@@ -18,6 +18,7 @@ from llamavid import __version__
 from llamavid.commands.answering import ask, chat
 from llamavid.commands.building import build
 from llamavid.commands.building_llm import build_llm
+from llamavid.commands.calibrating import calibrate
 from llamavid.commands.demo import demo
 from llamavid.commands.evaluating import evaluate
 from llamavid.commands.heatmap import heatmap
@@ -58,6 +59,7 @@ def main() -> None:
     \b
     llamavid demo                             the embedded tiny model answers about a clip of its little world
     llamavid export CHECKPOINT -o BUNDLE      a checkpoint becomes a bundle
+    llamavid calibrate CHECKPOINT CLIPS -o C  fewer bits, chosen on clips: export --scales C/scales.json
     llamavid build BUNDLE --target this       its graphs become TensorRT engines
     llamavid ask BUNDLE clip.mp4 "question"   the bundle answers
     llamavid stream BUNDLE camera:0 --ask "?" the bundle answers again and again
@@ -85,6 +87,20 @@ def doctor(bundle: Path | None, as_json: bool) -> None:
         click.echo(f"{mark} {finding.subject:18} {finding.text}")
 
 
-COMMANDS = (ask, build, build_llm, chat, demo, evaluate, export, features, heatmap, stream, train, verify)
+COMMANDS = (
+    ask,
+    build,
+    build_llm,
+    calibrate,
+    chat,
+    demo,
+    evaluate,
+    export,
+    features,
+    heatmap,
+    stream,
+    train,
+    verify,
+)
 for command in COMMANDS:
     main.add_command(command)

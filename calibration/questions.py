@@ -1,7 +1,7 @@
 """What is asked about the clips: lines of a text, a data set's questions, or a dozen general ones.
 
     questions = read_questions(Path("questions.json"))
-    asked = questions.about("clips/17.mp4", seed=0, count=2)
+    asked = questions.about("17.mp4", path="videos/clips/17.mp4", seed=0, count=2)
 
 What enters the text decoder and the language model depends on the question, so that calibration asks several
 different ones. A question that a data set asks about a clip is asked about that clip.
@@ -48,13 +48,14 @@ class Questions:
     general: tuple[str, ...] = GENERAL
     own: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def about(self, clip: str, *, seed: int, count: int) -> tuple[str, ...]:
+    def about(self, clip: str, *, path: str = "", seed: int, count: int) -> tuple[str, ...]:
         """`count` of them, or as many as there are; by chance, which is the clip's name and the seed.
 
         Args:
-            clip: its path; what a data set calls it may be the end of that.
+            clip: its name, wherever it lies.
+            path: where it lies, if that is more; what a data set calls it may be the end of it.
         """
-        own = self.own.get(_known_as(clip, self.own), ())
+        own = self.own.get(_known_as(path or clip, self.own), ())
         ranked = [*_shuffled(own, clip, seed), *_shuffled(self.general, clip, seed)]
         return tuple(dict.fromkeys(ranked))[:count]
 

@@ -172,10 +172,9 @@ def table(report: Report) -> str:
     ]
     for graph in report.graphs:
         rounded = f"{graph.modules - graph.kept}/{graph.modules}"
-        lines.append(
-            f"{graph.graph:8} {graph.format:6} {rounded:>9} {graph.share:9.1%} {size(graph.bytes_before):>10} "
-            f"{size(graph.bytes_after):>10} {number(graph.error):>9}"
-        )
+        sizes = f"{size(graph.bytes_before):>10} {size(graph.bytes_after):>10}"
+        done = f"{rounded:>9} {graph.share:9.1%}"
+        lines.append(f"{graph.graph:8} {graph.format:6} {done} {sizes} {number(graph.error):>9}")
     worst = worst_modules(report.modules, 5)
     if worst:
         lines += ["", f"{'worst alone':52} {'format':6} {'error':>9}"]

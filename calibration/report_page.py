@@ -127,8 +127,8 @@ def _inputs(report: Report, pictures: Mapping[str, str]) -> str:
         return ""
     said = (
         "Of the modules that cost most. The red line is the chosen threshold: what lies behind it, on red, "
-        "takes the last level. An outlier channel takes the levels of all others; migration moves it into the "
-        "weights."
+        "takes the last level. An outlier channel takes the levels of all others; migration moves it into "
+        "the weights."
     )
     return (
         f"<h2>Inputs of the worst modules</h2><p>{said}</p>{_picture(pictures, 'inputs')}"

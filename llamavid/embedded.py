@@ -3,6 +3,7 @@
     tiny/bundle/       answers where no BUNDLE is given
     tiny/sample.mp4    a few seconds of the little world
     tiny/sample.json   [{"question": ..., "answer": ...}, ...] about them
+    tiny/release/      the checkpoint that the bundle was made of, in its release layout
 
 Gives places and words; opens no bundle. A source checkout has no bundle before `make tiny`.
 """
@@ -29,6 +30,15 @@ class SampleQuestion(NamedTuple):
 def default_bundle() -> Path:
     """The embedded bundle's folder. Raises `BundleError` where there is none."""
     return _found("bundle", "the embedded bundle", "Pass a BUNDLE, or run `make tiny` in the source.")
+
+
+def embedded_checkpoint() -> Path:
+    """Its checkpoint's folder. Raises `BundleError` where there is none."""
+    return _found(
+        "release/checkpoint",
+        "the embedded checkpoint",
+        "Pass a CHECKPOINT, or run `make tiny` in the source.",
+    )
 
 
 def sample_clip() -> Path:

@@ -14,10 +14,18 @@ import numpy.typing as npt
 
 from llamavid.config import Preprocessing
 from llamavid.runtime.pixels import pad_to_square
+from llamavid.runtime.video.folders import ENDINGS
 from llamavid.runtime.video.frames import Frame, SourceKind
 from llamavid.runtime.video.sources import open_source
 from llamavid.runtime.yuv import pixels_from_pictures
 
+# What names of files in a folder end in that can be read; a file named by itself is known by its content.
+VIDEO_ENDINGS = (
+    *(".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".vob"),
+    *(".flv", ".ogv", ".wmv", ".asf", ".ivf", ".y4m", ".h264", ".264", ".hevc", ".265", ".obu"),
+    *(".gif", ".apng"),
+)
+CLIP_ENDINGS = VIDEO_ENDINGS + ENDINGS
 LOOKED_AT_SECONDS = (
     600  # of a clip whose frames are spread: an hour of film would be decoded for four of them
 )

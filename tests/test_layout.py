@@ -227,7 +227,21 @@ def test_export_says_what_to_install_where_the_workstation_is_missing(tmp_path: 
 
 COMMANDS = [
     [],
-    *([name] for name in ("ask", "build", "chat", "demo", "doctor", "eval", "export", "features", "heatmap")),
+    *(
+        [name]
+        for name in (
+            "ask",
+            "build",
+            "calibrate",
+            "chat",
+            "demo",
+            "doctor",
+            "eval",
+            "export",
+            "features",
+            "heatmap",
+        )
+    ),
     *([name] for name in ("export-llm", "verify")),
 ]
 

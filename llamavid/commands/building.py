@@ -107,7 +107,7 @@ def build(
     settings = _settings(options)
     if output is not None and len(targets) > 1:
         raise UsageError("-o with several targets", next_step="Leave it out, or build one at a time.")
-    chosen = [_target(name) for name in dict.fromkeys(targets)]
+    chosen = [named_target(name) for name in dict.fromkeys(targets)]
     opened = open_bundle(bundle)
     document: dict[str, Any] = {"sets": [], "packages": []}
     reasons = []
@@ -148,7 +148,7 @@ def _settings(options: dict[str, Any]) -> BuildOptions:
     )
 
 
-def _target(name: str) -> Target:
+def named_target(name: str) -> Target:
     """Raises `UsageError` for an unknown name, `DeviceError` where `this` is no GPU of ours."""
     import platform
 
