@@ -6,6 +6,14 @@ from torch import Tensor
 
 from llamavid.model.watching import KINDS, require_numbers
 
+_NOUNS = {
+    "inputs": "what enters",
+    "outputs": "what leaves",
+    "operands": "an operand of",
+    "scores": "a score of",
+    "sums": "the residual sum after",
+}
+
 
 class Meter:
     """Keeps the largest magnitude of each kind and name."""
@@ -19,5 +27,5 @@ class Meter:
     def see(self, kind: str, name: str, values: Tensor) -> None:
         """Raises `CheckpointError` where float32 itself does not hold a value."""
         found = float(values.abs().amax())
-        require_numbers(found, f"{name} of graph {self.graph}", kind)
+        require_numbers(found, f"{_NOUNS[kind]} {name} of graph {self.graph}")
         self.largest[kind][name] = max(found, self.largest[kind].get(name, 0.0))

@@ -72,11 +72,11 @@ def _hooks(part: nn.Module, name: str, watcher: Watcher) -> Iterator[tuple[nn.Mo
         yield part.v_proj, lambda _, args, out: _show(watcher, CACHED, name, lambda: out)
 
 
-def require_numbers(largest: float, name: str, kind: str) -> None:
+def require_numbers(largest: float, what: str) -> None:
     """Raises `CheckpointError` where the largest magnitude of what was seen is infinite or no number."""
     if not largest < float("inf"):  # NaN too
         raise CheckpointError(
-            f"{name} gives {largest} in float32 ({kind})",
+            f"{what} is {largest} in float32",
             expected="numbers",
             next_step="The checkpoint is damaged, or a frame is not a picture.",
         )

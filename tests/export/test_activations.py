@@ -116,7 +116,7 @@ def test_what_cannot_be_scanned_is_told(checkpoint: Checkpoint) -> None:
     with pytest.raises(UsageError, match="no frame"):
         scan_activations(checkpoint, pixels[:0])
     pixels[1, 2, 3, 4] = np.nan
-    with pytest.raises(CheckpointError, match=r"patch_embed\.proj of graph vision gives nan"):
+    with pytest.raises(CheckpointError, match=r"what enters patch_embed\.proj of graph vision is nan"):
         scan_activations(checkpoint, pixels)
 
 

@@ -1,0 +1,143 @@
+"""What calibration has seen of the inputs of products, and its form in an npz.
+
+    seen = Seen(("q_proj", "k_proj"), histogram, channels, sample, divisor=None, rows=1)
+    pack_seen([seen], cache) -> arrays          unpack_seen(arrays) -> [seen], cache
+
+Knows nothing about how it was seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from llamavid.calibration.histogram import ChannelStatistics, Histogram
+from llamavid.errors import ScalesError
+
+SAMPLE_ROWS = 128  # kept of every input: 2 MB at 4,096 channels
+
+Array = npt.NDArray[np.float32]
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """What enters one product.
+
+    Args:
+        graph, module: which.
+        histogram: of magnitudes, as they are rounded: after migration (int8, fp8). int4 rounds weights
+            alone: magnitudes as the model has them.
+        channels: of the input as the model has it, before migration: outliers are seen here.
+        sample: float32 [<= 128, K], rows by chance, before migration.
+        divisor: float32 [K], all above 0, that migration divides the input by; None: nothing.
+        rows: how many of them come from one frame (and question); of the language model 1, a token.
+    """
+
+    graph: str
+    module: str
+    histogram: Histogram
+    channels: ChannelStatistics
+    sample: Array
+    divisor: Array | None
+    rows: int
+
+    @property
+    def migrated_sample(self) -> Array:
+        """float32 [<= 128, K], as the graph has them."""
+        return self.sample if self.divisor is None else self.sample / self.divisor
+
+    @property
+    def importance(self) -> Array:
+        """float32 [K], mean square of each channel after migration."""
+        square = self.channels.mean_square
+        return (square if self.divisor is None else square / self.divisor.astype(np.float64) ** 2).astype(
+            np.float32
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """The same of one tensor, for all that read it."""
+
+    readers: tuple[str, ...]
+    histogram: Histogram
+    channels: ChannelStatistics
+    sample: Array
+    divisor: Array | None
+    rows: int
+
+    @property
+    def name(self) -> str:
+        """As `Input.name`."""
+        return self.readers[0]
+
+    def observed(self, graph: str) -> dict[str, Observed]:
+        """By reader."""
+        same = (self.histogram, self.channels, self.sample, self.divisor, self.rows)
+        return {reader: Observed(graph, reader, *same) for reader in self.readers}
+
+
+def pack_seen(seen: Sequence[Seen], cache: Mapping[str, float]) -> Arrays:
+    """For an npz: `INPUT/histogram/counts`, `cache/model.layers.0.self_attn`."""
+    arrays: Arrays = {f"cache/{name}": np.array([largest], np.float64) for name, largest in cache.items()}
+    for one in seen:
+        parts: dict[str, npt.NDArray[Any]] = {
+            **{f"histogram/{name}": array for name, array in one.histogram.to_arrays().items()},
+            **{f"channels/{name}": array for name, array in one.channels.to_arrays().items()},
+            "sample": one.sample,
+            "rows": np.array([one.rows], np.int64),
+        }
+        if one.divisor is not None:
+            parts["divisor"] = one.divisor
+        arrays |= {f"{one.name}/{name}": array for name, array in parts.items()}
+    return arrays
+
+
+def unpack_seen(arrays: Mapping[str, npt.NDArray[Any]], inputs: Sequence[tuple[str, ...]]) -> list[Seen]:
+    """What `pack_seen` packed, of inputs with those readers.
+
+    Raises:
+        ScalesError: something is missing or damaged.
+    """
+    return [_unpacked(_under(arrays, f"{readers[0]}/"), readers) for readers in inputs]
+
+
+def unpack_cache(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, float]:
+    """Largest magnitudes by attention."""
+    return {name: float(largest[0]) for name, largest in _under(arrays, "cache/").items()}
+
+
+def pack_prompts(prompts: Sequence[Array]) -> Arrays:
+    """Beside what was seen."""
+    return {f"prompts/{index:06}": prompt for index, prompt in enumerate(prompts)}
+
+
+def unpack_prompts(arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[Array, ...]:
+    """What `pack_prompts` packed."""
+    return tuple(prompt for _, prompt in sorted(_under(arrays, "prompts/").items()))
+
+
+def _unpacked(arrays: Arrays, readers: tuple[str, ...]) -> Seen:
+    try:
+        channels = ChannelStatistics.from_arrays(_under(arrays, "channels/"))
+        sample, divisor = arrays["sample"], arrays.get("divisor")
+        width = len(channels.largest)
+        sound = sample.dtype == np.float32 and 0 < len(sample) <= SAMPLE_ROWS and sample.shape[1:] == (width,)
+        if divisor is not None:
+            sound = sound and divisor.dtype == np.float32 and divisor.shape == (width,)
+            sound = sound and bool((divisor > 0).all()) and bool(np.isfinite(divisor).all())
+        if not sound:
+            raise ScalesError(f"what was seen of {readers[0]} is damaged")
+        histogram = Histogram.from_arrays(_under(arrays, "histogram/"))
+        return Seen(readers, histogram, channels, sample, divisor, int(arrays["rows"][0]))
+    except (KeyError, IndexError) as error:
+        raise ScalesError(f"what was seen of {readers[0]} is damaged ({error})") from error
+
+
+def _under(arrays: Mapping[str, npt.NDArray[Any]], prefix: str) -> Arrays:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
