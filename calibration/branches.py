@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from llamavid.calibrated import GraphCalibration
-from llamavid.calibration.rounded import rounded
+from llamavid.model.rounded import rounded
 from llamavid.model.streamed import BATCH, Part
 
 Items = tuple[Tensor, ...]  # each [B, R, C]: frames, or prompts of several lengths

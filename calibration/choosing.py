@@ -24,8 +24,8 @@ from llamavid.calibration.plan import (
     Plan,
     significant,
 )
-from llamavid.calibration.rounded import is_rounded
 from llamavid.errors import UsageError
+from llamavid.model.rounded import is_rounded
 from llamavid.scales import Scales
 
 _ENOUGH = 0.95  # of a budget; what is left of it is worth no further run of the model

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from llamavid.calibration.rounded import Linear, is_rounded, linear_layers
 from llamavid.config import ModelConfig
 from llamavid.model.compressor import Compressor
 from llamavid.model.parts import language_model, text_decoder
+from llamavid.model.rounded import Linear, is_rounded, linear_layers
 from llamavid.model.vision import VisionEncoder
 from llamavid.scales import GraphScales
 

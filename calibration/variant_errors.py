@@ -20,12 +20,12 @@ from llamavid.calibrated import Calibration, GraphCalibration
 from llamavid.calibration.branch_state import BranchState
 from llamavid.calibration.branches import Branches, Items, Variants, advance, graph_name, runs_left
 from llamavid.calibration.outputs import Chosen, Output
-from llamavid.calibration.rounded import rounded
 from llamavid.errors import CheckpointError
 from llamavid.model.checkpoint import Checkpoint
 from llamavid.model.compressor import Compressor, frame_tokens
 from llamavid.model.parts import text_decoder
 from llamavid.model.qformer import TextDecoderModel
+from llamavid.model.rounded import rounded
 from llamavid.model.streamed import BATCH, Part, language_parts, vision_parts
 from llamavid.tokenizer import QuestionTokenizer
 

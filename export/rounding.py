@@ -1,58 +1,62 @@
-"""What a format leaves of the PyTorch model's weights: the reference that a rounded graph must equal.
+"""The PyTorch model as a format computes it: the reference that a rounded graph must equal.
 
-A graph in int4 is judged against PyTorch with the same int4 weights, so that a mistake
-shows however much the format itself costs. A migrated weight is rounded as the graph has it, and
-then restored: PyTorch's normalizations stay as they are.
+A graph in int8 is judged against PyTorch with the same weights, whose activations are rounded at the same
+places. So a mistake shows however much the format itself costs, which is told beside it.
 """
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
-from llamavid.calibrated import Calibration
+from torch import nn
+
+from llamavid.calibrated import Calibration, GraphCalibration
 from llamavid.export.precision import Precision
-from llamavid.formats.matrices import rounded_matrix
-from llamavid.model.streamed import Change
+from llamavid.model.rounded import rounded
+from llamavid.model.streamed import Around
+from llamavid.scales import GraphScales
 
-_CONTENT, _LANGUAGE, _VISION = "compressor.content_projector.", "language.", "vision."
+_CONTENT = "content_projector"
 
 
-def rounding(precision: Precision, calibration: Calibration | None = None) -> Change | None:
-    """Rounds a weight [N, K] as the graphs do; None where they keep all weights."""
+def rounding(precision: Precision, calibration: Calibration | None = None) -> Around | None:
+    """What a part of the model is to be run in, so that it computes what its graph does; None: as it is.
+
+    Args:
+        calibration: None for int4 without data.
+    """
     if not precision.rounds:
         return None
 
-    def change(name: str, weight: Tensor) -> Tensor:
-        graph, inner = placed(name)
-        found = calibration.graph(graph) if calibration else None
-        module = inner.removesuffix(".weight")
-        if found and module in found.scales.kept:
-            return weight
-        migrated = found.migrated(inner, weight.numpy()) if found else weight.numpy()
-        rounded = rounded_matrix(
-            migrated.T,
-            "int4" if precision.int4_block else precision.name,
-            block=precision.int4_block,
-            importance=found.importance(module) if found else None,
-            compute=precision.scales or precision.compute,
-        ).T
-        return torch.from_numpy((found.restored(inner, rounded) if found else rounded).copy())
+    compute = precision.scales or precision.compute
 
-    return change
+    @contextmanager
+    def around(part: str, module: nn.Module) -> Iterator[None]:
+        with ExitStack() as stack:
+            for graph, name, inner in _placed(part, module):
+                found = calibration.graph(graph) if calibration else _plain(precision)
+                if found:
+                    stack.enter_context(rounded(inner, name, found, compute=compute))
+            yield
+
+    return around
 
 
-def placed(name: str) -> tuple[str, str]:
-    """A tensor of the checkpoint -> the graph that it is in, and its name there."""
-    if name.startswith(_VISION):
-        return "vision", name.removeprefix(_VISION)
-    if name.startswith(_LANGUAGE):
-        return "llm", name.removeprefix(_LANGUAGE)
-    return ("content", name.removeprefix("compressor.")) if name.startswith(_CONTENT) else ("context", name)
+def _placed(part: str, module: nn.Module) -> Iterator[tuple[str, str, nn.Module]]:
+    """A part of the checkpoint -> its graph, its name there, the module; the compressor is of two graphs."""
+    room, _, inner = part.partition(".")
+    if room == "vision":
+        yield "vision", inner, module
+    elif room == "language":
+        yield "llm", inner, module
+    elif room == "text_decoder":
+        yield "context", part, module
+    else:
+        for name, child in module.named_children():
+            of_content = name == _CONTENT
+            yield ("content", name, child) if of_content else ("context", f"{part}.{name}", child)
 
 
-def round_linear(module: nn.Module, name: str, change: Change | None) -> None:
-    """Applies it to the linear layers inside a filled module: tables of embeddings are no products."""
-    for inner, part in module.named_modules(prefix=name):
-        if change and isinstance(part, nn.Linear):
-            part.weight.data = change(f"{inner}.weight", part.weight.data)
+def _plain(precision: Precision) -> GraphCalibration:
+    return GraphCalibration(GraphScales(precision.name, block=precision.int4_block), {})

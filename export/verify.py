@@ -8,6 +8,7 @@ answer. An error over its tolerance is a `ParityError`; a bundle is not made.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,11 +26,9 @@ from llamavid.errors import ParityError
 from llamavid.export.frame_types import CAREFUL_FP32, FrameTypes
 from llamavid.export.language import GRAPH
 from llamavid.export.precision import FP32, Precision
-from llamavid.export.rounding import round_linear, rounding
+from llamavid.export.rounding import rounding
 from llamavid.model.checkpoint import Checkpoint
-from llamavid.model.compressor import Compressor
-from llamavid.model.parts import text_decoder
-from llamavid.model.streamed import Change, streamed_features, streamed_logits
+from llamavid.model.streamed import Around, streamed_features, streamed_logits, token_networks
 from llamavid.parity import TOLERANCES, relative_errors
 from llamavid.tokenizer import QuestionTokenizer
 
@@ -101,21 +100,21 @@ def parity(
         on_step("frame graphs: rounded as a GPU rounds")
         runs[", rounded as a GPU rounds"] = _run_frames(runner, folder, emulated, pixels, features, ids)
     exact = {"features": features} | _reference_tokens(checkpoint, features, ids)
-    change = rounding(types.precision, types.calibration)
+    around = rounding(types.precision, types.calibration)
     for how, found in runs.items():
-        yield from _frame_rows(graphs, exact, found, how, judged=change is None)
+        yield from _frame_rows(graphs, exact, found, how, judged=around is None)
     rounded = exact
-    if change:
-        on_step(f"frame graphs: PyTorch with the {types.precision.name} weights")
-        same = streamed_features(checkpoint, torch.from_numpy(pixels), change=change).numpy()
-        rounded = {"features": same} | _reference_tokens(checkpoint, features, ids, change)
+    if around:
+        on_step(f"frame graphs: PyTorch rounded to {types.precision.name}")
+        same = streamed_features(checkpoint, torch.from_numpy(pixels), around=around).numpy()
+        rounded = {"features": same} | _reference_tokens(checkpoint, features, ids, around)
         for how, found in runs.items():
-            yield from _frame_rows(graphs, rounded, found, how, same_weights=True)
+            yield from _frame_rows(graphs, rounded, found, how, rounded=True)
     outputs = {"encoded" if name == "features" else name: array for name, array in rounded.items()}
     for name, array in {"pixels": pixels, "features": features, "question_ids": ids, **outputs}.items():
         keep(name, array)
-    change = rounding(language, calibration)
-    yield from _language_rows(checkpoint, folder, graphs, runner, change, on_step, keep)
+    around = rounding(language, calibration)
+    yield from _language_rows(checkpoint, folder, graphs, runner, around, on_step, keep)
 
 
 def require(rows: Sequence[ParityRow]) -> None:
@@ -170,7 +169,7 @@ def _frame_rows(
     how: str,
     *,
     judged: bool = True,
-    same_weights: bool = False,
+    rounded: bool = False,
 ) -> Iterator[ParityRow]:
     """A row for every output of the three frame graphs."""
     for graph, output, told in (
@@ -181,32 +180,28 @@ def _frame_rows(
         ("context", RELEVANCE, RELEVANCE),
     ):
         precision = graphs[graph].precision
-        rule = "not judged" if not judged else f"{precision} frames" if same_weights else None
-        against = f"PyTorch with the same {precision} weights" if same_weights else "PyTorch float32"
+        rule = "not judged" if not judged else f"{precision} frames" if rounded else None
+        against = f"PyTorch rounded to {precision}" if rounded else "PyTorch float32"
         against += how
         yield _row(graphs, graph, reference[output], found[output], rule=rule, against=against, output=told)
 
 
 @torch.inference_mode()
 def _reference_tokens(
-    checkpoint: Checkpoint, features: Array, ids: Array, change: Change | None = None
+    checkpoint: Checkpoint, features: Array, ids: Array, around: Around = lambda part, module: nullcontext()
 ) -> dict[str, Array]:
     """Every output of the content and context graphs, by its name in the contract."""
-    with torch.device("meta"):
-        decoder, compressor = text_decoder(checkpoint.config), Compressor(checkpoint.config)
-    checkpoint.fill("text_decoder", decoder, dtype=torch.float32, device="cpu")
-    checkpoint.fill("compressor", compressor, dtype=torch.float32, device="cpu")
-    round_linear(decoder, "text_decoder", change)
-    round_linear(compressor, "compressor", change)
+    decoder, compressor = token_networks(checkpoint)
     rows = torch.from_numpy(features)
-    query = compressor.text_query(decoder(rows, torch.from_numpy(ids)))
-    looked = compressor.context_attention(rows, query)
-    return {
-        "content_tokens": compressor.content_tokens(rows).numpy(),
-        "context_tokens": compressor.context_tokens(rows, query).numpy(),
-        ATTENTION: looked.attention.numpy(),
-        RELEVANCE: looked.relevance.numpy(),
-    }
+    with around("text_decoder", decoder), around("compressor", compressor):
+        query = compressor.text_query(decoder(rows, torch.from_numpy(ids)))
+        looked = compressor.context_attention(rows, query)
+        return {
+            "content_tokens": compressor.content_tokens(rows).numpy(),
+            "context_tokens": compressor.context_tokens(rows, query).numpy(),
+            ATTENTION: looked.attention.numpy(),
+            RELEVANCE: looked.relevance.numpy(),
+        }
 
 
 def _language_rows(
@@ -214,7 +209,7 @@ def _language_rows(
     folder: Path,
     graphs: dict[str, GraphEntry],
     runner: Runner,
-    change: Change | None,
+    around: Around | None,
     on_step: Callable[[str], None],
     keep: Keep,
 ) -> Iterator[ParityRow]:
@@ -233,15 +228,15 @@ def _language_rows(
     exact = streamed_logits(checkpoint, [torch.from_numpy(sequence)])[0].numpy()[ends]
     keep("sequence", sequence)
     keep("chunks", np.asarray(_CHUNKS, np.int64))
-    if change is None:
+    if around is None:
         keep("logits", exact)
         for name in GRAPH.values():
             yield _row(graphs, name, exact, found(name))
         return
     precision = graphs["llm"].precision
-    same, is_int4 = f"PyTorch with the same {precision} weights", precision == "int4"
-    on_step(f"language model: PyTorch with the {precision} weights")
-    rounded = streamed_logits(checkpoint, [torch.from_numpy(sequence)], change=change)[0].numpy()[ends]
+    same, is_int4 = f"PyTorch rounded to {precision}", precision == "int4"
+    on_step(f"language model: PyTorch rounded to {precision}")
+    rounded = streamed_logits(checkpoint, [torch.from_numpy(sequence)], around=around)[0].numpy()[ends]
     keep("logits", rounded)
     answered = found("llm")
     yield _row(graphs, "llm", rounded, answered, rule=f"{precision} run", against=same)

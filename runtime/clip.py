@@ -21,7 +21,21 @@ from llamavid.runtime.yuv import pixels_from_pictures
 
 # What names of files in a folder end in that can be read; a file named by itself is known by its content.
 VIDEO_ENDINGS = (
-    *(".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".vob"),
+    *(
+        ".mp4",
+        ".m4v",
+        ".mov",
+        ".3gp",
+        ".mkv",
+        ".webm",
+        ".avi",
+        ".ts",
+        ".mts",
+        ".m2ts",
+        ".mpg",
+        ".mpeg",
+        ".vob",
+    ),
     *(".flv", ".ogv", ".wmv", ".asf", ".ivf", ".y4m", ".h264", ".264", ".hevc", ".265", ".obu"),
     *(".gif", ".apng"),
 )

@@ -308,7 +308,7 @@ def _norm(stage: Stage) -> float:
 
 def _pytorch(stage: Stage) -> str:
     same = stage.precision in QUANTIZED
-    return f"PyTorch with the same {stage.precision} weights" if same else "PyTorch float32"
+    return f"PyTorch rounded to {stage.precision}" if same else "PyTorch float32"
 
 
 def _frames(size: int) -> str:

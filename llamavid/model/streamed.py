@@ -21,7 +21,6 @@ from llamavid.model.parts import llama_config, text_decoder
 from llamavid.model.qformer import TextDecoderModel
 from llamavid.model.vision import Block, VisionEncoder
 
-Change = Callable[[str, Tensor], Tensor]  # a weight's name and value -> what to compute with
 Around = Callable[[str, nn.Module], AbstractContextManager[object]]  # open while that module runs
 
 BATCH = 8  # frames in a block at once: EVA-g's hidden rows are 6 MB a frame, its scores 4
@@ -41,17 +40,15 @@ def streamed_features(
     checkpoint: Checkpoint,
     pixels: Tensor,
     *,
-    change: Change | None = None,
     around: Around = lambda part, module: nullcontext(),
 ) -> Tensor:
     """pixels [T, 3, S, S] -> features [T, 1+N, C].
 
     Args:
-        change: applied to every matrix.
         around: opened with each part's name (`vision`, `vision.blocks.3`) and module while it runs.
     """
     x = pixels.float()
-    for part in vision_parts(checkpoint, change=change):
+    for part in vision_parts(checkpoint):
         with around(part.name, part.module):
             x = torch.cat([part.run(frames) for frames in x.split(BATCH)])
     return x
@@ -62,23 +59,21 @@ def streamed_logits(
     checkpoint: Checkpoint,
     sequences: Sequence[Tensor],
     *,
-    change: Change | None = None,
     around: Around = lambda part, module: nullcontext(),
 ) -> list[Tensor]:
     """Embeddings of some prompts, each [1, T, D] -> logits of each [T, V], a token seeing those before it.
 
     Args:
-        change: applied to every matrix, to compute with the weights a format leaves of it.
         around: opened with each part's name (`language.model.layers.3`) and module while it runs.
     """
     rows = [sequence.float() for sequence in sequences]
-    for part in language_parts(checkpoint, change=change):
+    for part in language_parts(checkpoint):
         with around(part.name, part.module):
             rows = [part.run(sequence) for sequence in rows]
     return [logits[0] for logits in rows]
 
 
-def vision_parts(checkpoint: Checkpoint, *, first: int = 0, change: Change | None = None) -> Iterator[Part]:
+def vision_parts(checkpoint: Checkpoint, *, first: int = 0) -> Iterator[Part]:
     """`vision`, pixels to the first block's input, then `vision.blocks.0` and so on; from part `first` on.
 
     A part is valid until the next one is asked for: all blocks are one module, filled anew.
@@ -90,10 +85,10 @@ def vision_parts(checkpoint: Checkpoint, *, first: int = 0, change: Change | Non
         block = Block(config)
     parts = [("vision", front), *((f"vision.blocks.{index}", block) for index in range(config.depth))]
     for name, module in parts[first:]:
-        yield Part(name, _filled(checkpoint, name, module, change), module)
+        yield Part(name, _filled(checkpoint, name, module), module)
 
 
-def language_parts(checkpoint: Checkpoint, *, first: int = 0, change: Change | None = None) -> Iterator[Part]:
+def language_parts(checkpoint: Checkpoint, *, first: int = 0) -> Iterator[Part]:
     """`language.model.layers.0` and so on, `language.model.norm`, `language.lm_head`; from part `first` on.
 
     Each takes and gives rows [B, T, ...]. Valid as those of `vision_parts`.
@@ -116,7 +111,7 @@ def language_parts(checkpoint: Checkpoint, *, first: int = 0, change: Change | N
     parts = [(f"language.model.layers.{index}", layer, run_layer) for index in range(language.layers)]
     parts += [("language.model.norm", norm, norm), ("language.lm_head", head, head)]
     for name, module, run in parts[first:]:
-        yield Part(name, _filled(checkpoint, name, module, change), run)
+        yield Part(name, _filled(checkpoint, name, module), run)
 
 
 def token_networks(checkpoint: Checkpoint) -> tuple[TextDecoderModel, Compressor]:
@@ -133,9 +128,6 @@ def embedding_chunks(checkpoint: Checkpoint, rows: int = 4096) -> Iterator[Tenso
     yield from checkpoint.read("language.model.embed_tokens.weight").split(rows)
 
 
-def _filled(checkpoint: Checkpoint, part: str, module: nn.Module, change: Change | None = None) -> nn.Module:
+def _filled(checkpoint: Checkpoint, part: str, module: nn.Module) -> nn.Module:
     checkpoint.fill(part, module, dtype=torch.float32, device="cpu")
-    for name, weight in module.named_parameters():
-        if change and weight.ndim == 2:
-            weight.data = change(f"{part}.{name}", weight.data)
     return module.eval()

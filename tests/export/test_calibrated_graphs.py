@@ -197,7 +197,7 @@ def test_a_bundle_of_scales_alone_is_in_their_formats_and_compared(
     assert manifest.graphs["llm"].contract.spec("inputs_embeds").dtype is compute
     levels = (tmp_path / "bundle" / "llm.onnx.data").stat().st_size
     weights = sum(np.prod(t.shape) for name, t in checkpoint.tensors.items() if name.startswith("language."))
-    assert levels < 2.2 * weights  # one byte a weight at most, and scales; not once for each lowering
+    assert levels < 2.5 * weights  # a byte a weight, scales, 4 kB pages; not once for each of three lowerings
     copied = load_calibration(tmp_path / "bundle" / SCALES_FILE)
     assert copied.scales.graphs == load_calibration(tmp_path / "scales.json").scales.graphs
 

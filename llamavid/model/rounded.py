@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from llamavid.calibrated import GraphCalibration
-from llamavid.formats.eight_bits import EightBits
+from llamavid.contract import DType
+from llamavid.formats.eight_bits import EightBits, representable
 from llamavid.formats.matrices import rounded_matrix
 from llamavid.model.vision import SelfAttention
-from llamavid.scales import GraphScales, Step
+from llamavid.scales import GraphScales
 
 # What QuantizeLinear saturates at. Weights stop at -127; an activation past its range does not.
 _INT8_ENDS = (-128.0, 127.0)
@@ -38,13 +39,19 @@ class Linear(NamedTuple):
 
 @contextlib.contextmanager
 def rounded(
-    module: nn.Module, prefix: str, calibration: GraphCalibration, *, only: Container[str] | None = None
+    module: nn.Module,
+    prefix: str,
+    calibration: GraphCalibration,
+    *,
+    only: Container[str] | None = None,
+    compute: DType = DType.FLOAT32,
 ) -> Iterator[None]:
     """While open, what `calibration` rounds inside `module` is rounded.
 
     Args:
         prefix: the module's own name in the graph.
         only: names of the linear layers that it is about; None: all.
+        compute: the type that the graph stores eight-bit scales in.
 
     Raises:
         ScalesError: a migration's vector does not fit.
@@ -58,8 +65,8 @@ def rounded(
     handles = []
     try:
         for layer in layers:
-            layer.linear.weight.data = _rounded_weight(layer, calibration)
-            if hook := _entry(layer.name, calibration):
+            layer.linear.weight.data = _rounded_weight(layer, calibration, compute)
+            if hook := _entry(layer.name, calibration, compute):
                 handles.append(layer.entered.register_forward_pre_hook(hook))
         yield
     finally:
@@ -84,16 +91,16 @@ def is_rounded(scales: GraphScales, module: str) -> bool:
     return module not in scales.kept and (scales.format == "int4" or module in scales.steps)
 
 
-def on_grid(x: Tensor, step: Step, format: EightBits) -> Tensor:
+def on_grid(x: Tensor, scale: float, format: EightBits) -> Tensor:
     """Float32 of any shape -> each number's nearest level, as QuantizeLinear and DequantizeLinear give it.
 
     Halves go to the even level; what is outside the range takes the last one.
     """
-    levels = x / step.scale
+    levels = x / scale
     if format is EightBits.INT8:
-        return levels.round_().clamp_(*_INT8_ENDS).mul_(step.scale)
+        return levels.round_().clamp_(*_INT8_ENDS).mul_(scale)
     inside = levels.clamp_(-format.largest, format.largest)
-    return inside.to(torch.float8_e4m3fn).to(torch.float32).mul_(step.scale)
+    return inside.to(torch.float8_e4m3fn).to(torch.float32).mul_(scale)
 
 
 def _entered(part: nn.Linear, owner: nn.Module | None) -> nn.Module:
@@ -101,30 +108,35 @@ def _entered(part: nn.Linear, owner: nn.Module | None) -> nn.Module:
     return owner if isinstance(owner, SelfAttention) and owner.qkv is part else part
 
 
-def _rounded_weight(layer: Linear, calibration: GraphCalibration) -> Tensor:
+def _rounded_weight(layer: Linear, calibration: GraphCalibration, compute: DType) -> Tensor:
     """[N, K] -> [N, K]."""
     name, scales = f"{layer.name}.weight", calibration.scales
     migrated = calibration.migrated(name, layer.linear.weight.data.numpy())
     matrix = rounded_matrix(
-        migrated.T, scales.format, block=scales.block, importance=calibration.importance(layer.name)
+        migrated.T,
+        scales.format,
+        block=scales.block,
+        importance=calibration.importance(layer.name),
+        compute=compute,
     )
     return torch.from_numpy(np.ascontiguousarray(calibration.restored(name, matrix.T)))
 
 
 def _entry(
-    name: str, calibration: GraphCalibration
+    name: str, calibration: GraphCalibration, compute: DType
 ) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]] | None:
     """Rounds what enters a module; None where the format leaves activations alone."""
     if calibration.scales.format == "int4":
         return None
-    step, format = calibration.scales.steps[name], EightBits(calibration.scales.format)
+    scale = float(representable(calibration.scales.steps[name].scale, compute))
+    format = EightBits(calibration.scales.format)
     vector = calibration.input_divisor(name)
     divisor = None if vector is None else torch.from_numpy(vector)
 
     def enter(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         x, *others = inputs
         if divisor is None:
-            return on_grid(x, step, format), *others
-        return on_grid(x / divisor, step, format).mul_(divisor), *others
+            return on_grid(x, scale, format), *others
+        return on_grid(x / divisor, scale, format).mul_(divisor), *others
 
     return enter
