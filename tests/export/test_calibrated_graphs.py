@@ -29,6 +29,7 @@ from llamavid.parity import relative_errors
 from llamavid.runtime.parity import run_graph
 from llamavid.scales import FORMAT_VERSION, Divided, GraphScales, Migration, Scales, Step
 from tests.conftest import RUNNER
+from tests.export.rtx import tensorrt_rtx
 
 Array = np.ndarray[Any, Any]
 
@@ -169,11 +170,15 @@ def test_calibrated_graphs_are_as_far_as_their_rounding(
         assert 1e-3 < relative_errors(plain[name], found[name].astype(np.float32))[1] < 0.4, name
 
 
+def keep(found: Calibration, graph: str, module: str) -> None:
+    scales = found.scales.graphs[graph]
+    steps = {name: step for name, step in scales.steps.items() if name != module}
+    found.scales.graphs[graph] = replace(scales, steps=steps, kept=(module,))
+
+
 def test_a_kept_module_has_no_rounding_around_it(checkpoint: Checkpoint, tmp_path: Path) -> None:
     found = calibration(checkpoint, "int8")
-    vision = found.scales.graphs["vision"]
-    steps = {name: step for name, step in vision.steps.items() if name != "blocks.2.mlp.fc2"}
-    found.scales.graphs["vision"] = replace(vision, steps=steps, kept=("blocks.2.mlp.fc2",))
+    keep(found, "vision", "blocks.2.mlp.fc2")
     outputs(checkpoint, tmp_path / "kept", INT8, found)
     graph = onnx.load(str(tmp_path / "kept" / "vision.onnx"), load_external_data=False).graph
     types = {weight.name: weight.data_type for weight in graph.initializer}
@@ -185,8 +190,12 @@ def test_a_kept_module_has_no_rounding_around_it(checkpoint: Checkpoint, tmp_pat
 def test_a_bundle_of_scales_alone_is_in_their_formats_and_compared(
     checkpoint: Checkpoint, tmp_path: Path, format: str, compute: DType
 ) -> None:
-    """`export --scales` needs no other option; the language model's graphs share their levels."""
-    save_calibration(calibration(checkpoint, format), tmp_path / "scales.json")
+    """`export --scales` needs no other option; the language model's graphs share their levels, and
+    TensorRT-RTX builds all of them, with a module kept in each network."""
+    found = calibration(checkpoint, format)
+    keep(found, "vision", "blocks.2.mlp.fc2")
+    keep(found, "llm", "model.layers.1.mlp.down_proj")
+    save_calibration(found, tmp_path / "scales.json")
     arguments = ["export", str(checkpoint.folder), "-o", str(tmp_path / "bundle"), "--json"]
     result = CliRunner().invoke(main, [*arguments, "--scales", str(tmp_path / "scales.json")])
     assert result.exit_code == 0, result.stderr
@@ -197,7 +206,12 @@ def test_a_bundle_of_scales_alone_is_in_their_formats_and_compared(
     assert manifest.graphs["llm"].contract.spec("inputs_embeds").dtype is compute
     levels = (tmp_path / "bundle" / "llm.onnx.data").stat().st_size
     weights = sum(np.prod(t.shape) for name, t in checkpoint.tensors.items() if name.startswith("language."))
-    assert levels < 2.5 * weights  # a byte a weight, scales, 4 kB pages; not once for each of three lowerings
+    # A byte a weight, scales, 4 kB pages, and what is kept in two types: not once for each lowering.
+    assert levels < 3 * weights
+    tensorrt_rtx()
+    built = CliRunner().invoke(main, ["build", str(tmp_path / "bundle"), "--target", "rtx-sm86"])
+    assert built.exit_code == 0, built.stderr
+    assert len(list((tmp_path / "bundle" / "engines" / "rtx-sm86").glob("*.engine"))) == 4
     copied = load_calibration(tmp_path / "bundle" / SCALES_FILE)
     assert copied.scales.graphs == load_calibration(tmp_path / "scales.json").scales.graphs
 
