@@ -180,7 +180,7 @@ def _frame_rows(
         ("context", RELEVANCE, RELEVANCE),
     ):
         precision = graphs[graph].precision
-        rule = "not judged" if not judged else f"{precision} frames" if rounded else None
+        rule = "cost" if not judged else f"{precision} frames" if rounded else None
         against = f"PyTorch rounded to {precision}" if rounded else "PyTorch float32"
         against += how
         yield _row(graphs, graph, reference[output], found[output], rule=rule, against=against, output=told)
@@ -242,9 +242,7 @@ def _language_rows(
     yield _row(graphs, "llm", rounded, answered, rule=f"{precision} run", against=same)
     if is_int4:
         yield _row(graphs, "llm", rounded, found("llm", exact_int4=True), rule="int4 weights", against=same)
-    largest, norm = relative_errors(exact, answered)
-    reason = f"what {precision} costs these weights; `llamavid calibrate` and `eval` judge it"
-    yield ParityRow("llm", precision, "PyTorch float32", largest, norm, None, reason)
+    yield _row(graphs, "llm", exact, answered, rule="cost")
     for name in (GRAPH[Lowering.STATIC], GRAPH[Lowering.PRIMITIVE]):
         rule = "int4 in float16" if is_int4 else f"{precision} run"
         yield _row(graphs, name, rounded, found(name, exact_int4=is_int4), rule=rule, against=same)
