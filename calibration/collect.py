@@ -15,7 +15,7 @@ Memory: one block's weights, what enters and leaves it for all frames (EVA-g: 1.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from llamavid.calibration.inputs import Input
 from llamavid.calibration.looks import FirstLook, SecondLook
@@ -181,7 +182,8 @@ def _visited(
     visit: Visit, state: State, options: CalibrationOptions
 ) -> tuple[list[Seen], dict[str, float], State]:
     """What was seen of a part's inputs and caches, and what leaves it."""
-    opened, look = visit.open(), FirstLook(visit.graph, visit.inputs)
+    opened, rounds_inputs = visit.open(), options.format_of(visit.graph) != "int4"
+    look = FirstLook(visit.graph, visit.inputs, _energies(visit, opened, {}) if rounds_inputs else {})
     leaving = _run(opened, state, look if visit.inputs else None)
     for tensor in leaving:
         require_numbers(float(tensor.abs().amax()), f"what leaves {visit.name}")
@@ -192,8 +194,8 @@ def _visited(
     if not divisors:
         return seen, look.cache, leaving
     histograms = {}
-    if options.format_of(visit.graph) != "int4":  # which rounds no input
-        again = SecondLook(divisors)
+    if rounds_inputs:
+        again = SecondLook(divisors, _energies(visit, opened, divisors))
         _run(opened, state, again)
         histograms = again.histograms
     seen = [
@@ -211,6 +213,18 @@ def _run(opened: Opened, state: State, watcher: Watcher | None) -> State:
             if watcher:
                 stack.enter_context(watched(module, name, watcher))
         return opened.run(state)
+
+
+def _energies(visit: Visit, opened: Opened, divisors: Mapping[str, Array]) -> dict[str, Tensor]:
+    """float64 [K] of every input: the squares of all weights that read a channel, added up."""
+    found = {}
+    for entering in visit.inputs:
+        weights = [opened.weight(f"{reader}.weight") for reader in entering.readers]
+        squares = torch.stack([weight.square().sum(0, dtype=torch.float64) for weight in weights]).sum(0)
+        divisor = divisors.get(entering.name)
+        factor = 1.0 if divisor is None else torch.from_numpy(divisor).double().square()
+        found[entering.name] = squares * factor
+    return found
 
 
 def _divisors(

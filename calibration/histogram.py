@@ -12,13 +12,18 @@ Note [Bins]
     When a larger one comes `end` doubles and bins merge in pairs. A magnitude's bin is floor(m * 2048 / end),
     exact for powers of two, so merged bins are those that would have been filled in the first place: counts
     depend on the values alone, not on their order or on how they were split into batches.
+
+Note [Weights]
+    An error in channel k of an input costs its square times the energy of the weights that read channel k,
+    the sum of their squares. With these energies the histogram has a second row of bins, in which a value
+    counts as much as the weights that it meets: float64 sums, of which another order changes the last digits.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +41,7 @@ _PASS = 1 << 15
 
 Counts = npt.NDArray[np.int64]
 Array = npt.NDArray[np.float64]
+AnyCounts = TypeVar("AnyCounts", Counts, Array)
 
 
 class Histogram:
@@ -44,11 +50,13 @@ class Histogram:
     Attributes:
         counts: int64 [2048].
         end: where the last bin ends.
+        weighted: float64 [2048], see Note [Weights]; zeros where no energies were given.
         largest: the largest magnitude, exactly.
     """
 
     def __init__(self) -> None:
         self.counts: Counts = np.zeros(BINS, np.int64)
+        self.weighted: Array = np.zeros(BINS)
         self.end = _LEAST_END
         self.largest = 0.0
 
@@ -62,8 +70,11 @@ class Histogram:
         """Of one bin."""
         return self.end / BINS
 
-    def add(self, values: Tensor) -> None:
+    def add(self, values: Tensor, energies: Tensor | None = None) -> None:
         """Counts the magnitudes of a floating tensor of any shape, on any device.
+
+        Args:
+            energies: float64 [K], by channel (the last axis).
 
         Raises:
             ScalesError: one of them is inf or NaN; nothing was counted then.
@@ -72,19 +83,28 @@ class Histogram:
         if not len(flat):
             return
         self._reach(_largest(flat))
+        channels = 1 if energies is None else len(energies)
+        passed = max(1, _PASS // channels) * channels  # whole rows, so that energies fit
         counts = torch.zeros(BINS, dtype=torch.int64, device=flat.device)
-        for bins in _bins(flat, BINS / self.end):
+        weighted = torch.zeros(BINS, dtype=torch.float64, device=flat.device)
+        met = None if energies is None else energies.to(flat.device).repeat(passed // channels)
+        for bins in _bins(flat, BINS / self.end, passed):
             counts += torch.bincount(bins, minlength=BINS)
+            if met is not None:
+                weighted += torch.bincount(bins, met[: len(bins)], minlength=BINS)
         self.counts += counts.cpu().numpy()
+        self.weighted += weighted.cpu().numpy()
 
     def merge(self, other: Histogram) -> None:
         """Counts what `other` has counted, which stays as it is."""
         self._reach(other.largest)
-        self.counts += _merged(other.counts, _doublings(other.end, self.end))
+        doublings = _doublings(other.end, self.end)
+        self.counts += _merged(other.counts, doublings)
+        self.weighted += _merged(other.weighted, doublings)
 
     def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
         """For an npz; `end` follows from `largest`."""
-        return {"counts": self.counts, "largest": np.array([self.largest])}
+        return {"counts": self.counts, "weighted": self.weighted, "largest": np.array([self.largest])}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Histogram:
@@ -96,6 +116,12 @@ class Histogram:
         counts, largest = (arrays.get(name, np.empty(0)) for name in ("counts", "largest"))
         if counts.shape != (BINS,) or counts.dtype != np.int64 or counts.min() < 0:
             raise ScalesError("counts of a histogram are damaged", expected=f"{BINS} whole numbers from 0 on")
+        weighted = arrays.get("weighted", np.empty(0))
+        sound = weighted.shape == (BINS,) and weighted.dtype == np.float64
+        if not (sound and np.isfinite(weighted).all() and weighted.min() >= 0):
+            raise ScalesError(
+                "weighted counts of a histogram are damaged", expected=f"{BINS} numbers from 0 on"
+            )
         if largest.shape != (1,) or largest.dtype != np.float64 or not 0 <= largest[0] < math.inf:
             raise ScalesError("largest of a histogram is damaged", expected="one number from 0 on")
         read = cls()
@@ -107,6 +133,7 @@ class Histogram:
                 expected=f"that of its largest, {read.largest}",
             )
         read.counts += counts
+        read.weighted += weighted
         return read
 
     def _reach(self, largest: float) -> None:
@@ -114,7 +141,8 @@ class Histogram:
         self.largest = max(self.largest, largest)
         _, exponent = math.frexp(max(self.largest, _LEAST_END / 2))  # largest < 2^exponent
         end = math.ldexp(1.0, exponent)
-        self.counts = _merged(self.counts, _doublings(self.end, end))
+        doublings = _doublings(self.end, end)
+        self.counts, self.weighted = _merged(self.counts, doublings), _merged(self.weighted, doublings)
         self.end = end
 
 
@@ -127,11 +155,11 @@ def _largest(flat: Tensor) -> float:
     return largest
 
 
-def _bins(flat: Tensor, scale: float) -> Iterator[Tensor]:
-    """The bin of each value, int32, a pass at a time."""
-    scaled = torch.empty(min(_PASS, len(flat)), dtype=torch.float32, device=flat.device)
+def _bins(flat: Tensor, scale: float, passed: int) -> Iterator[Tensor]:
+    """The bin of each value, int32, so many at a time."""
+    scaled = torch.empty(min(passed, len(flat)), dtype=torch.float32, device=flat.device)
     bins = torch.empty_like(scaled, dtype=torch.int32)
-    for part in flat.split(_PASS):
+    for part in flat.split(passed):
         exact = scaled[: len(part)].copy_(part)
         yield bins[: len(part)].copy_(exact.mul_(scale).abs_())
 
@@ -140,10 +168,10 @@ def _doublings(before: float, after: float) -> int:
     return math.frexp(after)[1] - math.frexp(before)[1]
 
 
-def _merged(counts: Counts, doublings: int) -> Counts:
+def _merged(counts: AnyCounts, doublings: int) -> AnyCounts:
     """Counts after `end` doubled so often."""
     for _ in range(min(doublings, BINS.bit_length())):
-        counts = np.concatenate((counts.reshape(-1, 2).sum(1), np.zeros(BINS // 2, np.int64)))
+        counts = np.concatenate((counts.reshape(-1, 2).sum(1), np.zeros(BINS // 2, counts.dtype)))
     return counts
 
 

@@ -23,13 +23,17 @@ Array = npt.NDArray[np.float32]
 
 
 class FirstLook:
-    """A `Watcher` of the inputs of one part of graph `graph`."""
+    """A `Watcher` of the inputs of one part of graph `graph`.
+
+    energies: by input, float64 [K]: what the weights of each channel weigh (`histogram`, Note [Weights]).
+    """
 
     kinds = ("inputs", CACHED)
 
-    def __init__(self, graph: str, inputs: Sequence[Input]) -> None:
+    def __init__(self, graph: str, inputs: Sequence[Input], energies: Mapping[str, Tensor]) -> None:
         self.graph = graph
         self.inputs = inputs
+        self._energies = energies
         self.cache: dict[str, float] = {}  # largest magnitude by attention
         self._tensors: dict[str, _Tensor | None] = {found.name: None for found in inputs}
 
@@ -40,7 +44,7 @@ class FirstLook:
             self.cache[name] = max(found, self.cache.get(name, 0.0))
         elif name in self._tensors:
             _largest(values, f"what enters {name} of graph {self.graph}")
-            tensor = self._tensors[name] or _Tensor(values.shape[-1])
+            tensor = self._tensors[name] or _Tensor(values.shape[-1], self._energies.get(name))
             self._tensors[name] = tensor
             tensor.add(values)
 
@@ -72,18 +76,19 @@ class FirstLook:
 class SecondLook:
     """A `Watcher` that counts the magnitudes of divided inputs.
 
-    divisors: by input, float32 [K].
+    divisors: by input, float32 [K]. energies: of the weights as they are after migration.
     """
 
     kinds = ("inputs",)
 
-    def __init__(self, divisors: Mapping[str, Array]) -> None:
+    def __init__(self, divisors: Mapping[str, Array], energies: Mapping[str, Tensor]) -> None:
+        self._energies = energies
         self._divisors = {name: torch.from_numpy(divisor) for name, divisor in divisors.items()}
         self.histograms = {name: Histogram() for name in divisors}
 
     def see(self, kind: str, name: str, values: Tensor) -> None:
         if name in self._divisors:
-            self.histograms[name].add(values / self._divisors[name])
+            self.histograms[name].add(values / self._divisors[name], self._energies.get(name))
 
 
 class RowSample:
@@ -116,8 +121,9 @@ class RowSample:
 class _Tensor:
     """Everything of one input."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, energies: Tensor | None) -> None:
         self.histogram = Histogram()
+        self._energies = energies
         self.channels = ChannelStatistics(width)
         self.sample = RowSample()
         self.rows = 0  # of one frame
@@ -128,7 +134,7 @@ class _Tensor:
         """[..., R, K]"""
         rows = values.reshape(-1, values.shape[-1])
         self.rows = max(self.rows, values.shape[-2])
-        self.histogram.add(rows)
+        self.histogram.add(rows, self._energies)
         self.channels.add(rows)
         self.sample.add(rows)
         self._first = rows[:1].clone() if self._first is None else self._first

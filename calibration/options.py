@@ -35,7 +35,7 @@ class CalibrationOptions:
 
     frame_format: str = "int8"
     llm_format: str = "int4"
-    observer: Observer = Observer.MEAN_SQUARED_ERROR
+    observer: Observer = Observer.OUTPUT
     migrate: bool = True
     int4_block: int = 32
     frame_budget: float | None = None

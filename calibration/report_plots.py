@@ -25,7 +25,13 @@ COLORS = (
 )
 CHOSEN, CUT = "#c8313a", "#f6d9da"
 _RING: dict[str, Any] = {"s": 46, "facecolors": "none", "edgecolors": CHOSEN, "linewidths": 1.2}
-OBSERVERS = {"absmax": "#8a97a3", "percentile": "#3c9a5f", "entropy": "#8a5cb8", "mse": "#2f6db3"}
+OBSERVERS = {
+    "absmax": "#8a97a3",
+    "percentile": "#3c9a5f",
+    "entropy": "#8a5cb8",
+    "mse": "#2f6db3",
+    "output": "#c2571a",
+}
 STYLE = {
     "font.size": 9,
     "font.family": "DejaVu Sans",

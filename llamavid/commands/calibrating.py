@@ -63,9 +63,9 @@ INTERRUPTED = 130  # 128 and the signal's number, as a shell says it
 )
 @click.option(
     "--observer",
-    default="mse",
+    default="output",
     show_default=True,
-    type=click.Choice(["absmax", "percentile", "entropy", "mse"]),
+    type=click.Choice(["output", "absmax", "percentile", "entropy", "mse"]),
     help="Chooses the ranges of int8 and fp8.",
 )
 @click.option("--no-migrate", is_flag=True, help="Move no outliers from activations into weights.")

@@ -139,3 +139,20 @@ def test_outlier_channels_are_named_the_largest_first() -> None:
     rows[3, 42] = -99
     channels.add(rows)
     assert channels.outliers() == [42, 7]
+
+
+def test_a_value_weighs_what_its_channel_s_weights_do() -> None:
+    """In batches of any size, and after the range has doubled."""
+    rows = torch.randn(3000, 37, generator=torch.Generator().manual_seed(0))
+    rows[2000] *= 9
+    energies = torch.rand(37, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    histogram = Histogram()
+    for batch in rows.split(700):
+        histogram.add(batch, energies)
+    expected = np.zeros(BINS)
+    bins = (rows.abs().double() / histogram.width).long().flatten()
+    np.add.at(expected, bins.numpy(), energies.repeat(3000).numpy())
+    np.testing.assert_allclose(histogram.weighted, expected, rtol=1e-9, atol=1e-12)
+    assert histogram.total == rows.numel()
+    again = Histogram.from_arrays(histogram.to_arrays())
+    assert (again.weighted == histogram.weighted).all()

@@ -132,3 +132,33 @@ def test_the_same_values_in_another_order_give_the_same_step() -> None:
     for observer in Observer:
         first, second = (step(observer, counted(v), EightBits.FP8) for v in (values, values.flip(0)))
         assert first == second
+
+
+def product_error(x: torch.Tensor, weight: torch.Tensor, scale: float) -> float:
+    rounded = torch.from_numpy(EightBits.INT8.nearest((x / scale).numpy())) * scale
+    return float(((rounded - x) @ weight.T).norm() / (x @ weight.T).norm())
+
+
+@pytest.mark.parametrize("met", [0.0, 0.02, 1.0, 30.0])
+def test_output_keeps_an_outlier_channel_as_far_as_its_weights_ask_for_it(met: float) -> None:
+    """What the input alone would clip may be what the product is made of; and the other way round."""
+    random = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(4000, 64, generator=random), torch.randn(48, 64, generator=random)
+    x[:, 5] *= 40
+    weight[:, 5] *= met
+    histogram = Histogram()
+    histogram.add(x, weight.double().square().sum(0))
+    errors = {
+        observer: product_error(x, weight, step(observer, histogram, EightBits.INT8).scale)
+        for observer in Observer
+    }
+    assert errors[Observer.OUTPUT] <= 1.02 * min(errors.values()), errors
+
+
+def test_output_without_weights_is_the_squared_error() -> None:
+    histogram = counted(torch.randn(1000, generator=torch.Generator().manual_seed(2)))
+    found = [
+        step(observer, histogram, EightBits.FP8)
+        for observer in (Observer.OUTPUT, Observer.MEAN_SQUARED_ERROR)
+    ]
+    assert found[0] == found[1]
