@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from llamavid.calibration.histogram import ChannelStatistics
 from llamavid.formats.eight_bits import EightBits
@@ -51,13 +52,13 @@ def chosen_divisor(
         block: of int4.
     """
     some = _some_rows(weights, _WEIGHTS[format] // sample.shape[1])
-    exact = [sample @ weight.T for weight in some]
+    exact = [_product(sample, weight.T) for weight in some]
 
     def error(divisor: Array) -> float:
         x = _rounded_input(sample / divisor, channels, divisor, format)
         importance = (channels.mean_square / divisor.astype(np.float64) ** 2).astype(np.float32)
         found = (
-            x @ rounded_matrix((weight * divisor).T, format, block=block, importance=importance)
+            _product(x, rounded_matrix((weight * divisor).T, format, block=block, importance=importance))
             for weight in some
         )
         return sum(_relative_square(y, expected) for y, expected in zip(found, exact, strict=True))
@@ -67,6 +68,11 @@ def chosen_divisor(
         if (found := error(divisor)) < least:
             least, best = found, divisor
     return best
+
+
+def _product(x: Array, matrix: Array) -> Array:
+    """By PyTorch, as all other products here: NumPy's threads would spin beside its, on the same cores."""
+    return np.asarray(torch.from_numpy(x) @ torch.from_numpy(matrix))
 
 
 def _candidates(channels: ChannelStatistics, weights: Sequence[Array], format: str) -> Iterator[Array]:
