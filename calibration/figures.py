@@ -84,7 +84,7 @@ def _module(one: Observed, size: Module, calibrated: Calibrated, options: Calibr
         graph=one.graph,
         module=one.module,
         format=KEPT if one.module in scales.kept else options.format_of(one.graph),
-        shape=(one.rows, size.inputs, size.outputs),
+        shape=(size.rows, size.inputs, size.outputs),
         error=planned.error,
         largest=one.histogram.largest,
         threshold=chosen.largest if chosen else None,
@@ -97,7 +97,7 @@ def _outliers(one: Observed) -> Iterator[Outlier]:
     usual = float(np.median(one.channels.largest))
     for channel in one.channels.outliers()[:_OUTLIERS]:
         largest = float(one.channels.largest[channel])
-        yield Outlier(channel, largest / usual if usual else largest / np.finfo(np.float32).tiny)
+        yield Outlier(channel, largest / (usual or float(np.finfo(np.float32).tiny)))
 
 
 def _observers(one: Observed, format: str) -> dict[str, ObserverFigure]:
@@ -136,7 +136,7 @@ def _graph(
         bytes_before=sum(_bytes(module.shape, KEPT, None) for module in modules),
         bytes_after=sum(_bytes(module.shape, module.format, options.block_of(graph)) for module in modules),
         error=calibrated.plan.measured.get(output.value),
-        budget=options.llm_budget if output is Output.LOGITS else options.frame_budget,
+        budget=calibrated.plan.budgets.get(output.value),
     )
 
 
@@ -177,9 +177,9 @@ def _speed(
 
 
 def _distributions(figures: tuple[ModuleFigure, ...], calibrated: Calibrated) -> Iterator[Distribution]:
-    """Of the worst modules' inputs, an input that several modules read once."""
+    """Of the worst modules' inputs, an input that several modules read once. Rounded inputs come first."""
     shown: set[int] = set()
-    for figure in worst_modules(figures, len(figures)):
+    for figure in sorted(worst_modules(figures, len(figures)), key=lambda figure: not figure.observers):
         one = calibrated.collected.graphs[figure.graph].observed[figure.module]
         if len(shown) == _DISTRIBUTIONS:
             return

@@ -65,5 +65,5 @@ class Material:
         for clip in self.clips:
             pixels = np.ascontiguousarray(clip.pixels, "<f4")
             digest.update(f"{pixels.shape} {clip.questions!r}\n".encode())
-            digest.update(pixels)
+            digest.update(pixels.data)
         return digest.hexdigest()

@@ -24,6 +24,7 @@ from llamavid.replacing import replacing
 
 JSON, PAGE, PICTURE = "report.json", "report.html", "report.png"
 KEPT = "kept"
+_SHOWN = 5  # lines of the table
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,10 @@ class Distribution:
 
     graph: str
     module: str
-    edges: npt.NDArray[np.float64]
-    counts: npt.NDArray[np.float64]
-    before: npt.NDArray[np.float32]
-    after: npt.NDArray[np.float32]
+    edges: npt.NDArray[np.floating]
+    counts: npt.NDArray[np.floating]
+    before: npt.NDArray[np.floating]
+    after: npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,13 +176,13 @@ def table(report: Report) -> str:
         sizes = f"{size(graph.bytes_before):>10} {size(graph.bytes_after):>10}"
         done = f"{rounded:>9} {graph.share:9.1%}"
         lines.append(f"{graph.graph:8} {graph.format:6} {done} {sizes} {number(graph.error):>9}")
-    worst = worst_modules(report.modules, 5)
+    worst = worst_modules(report.modules, _SHOWN)
     if worst:
         lines += ["", f"{'worst alone':52} {'format':6} {'error':>9}"]
         lines += [f"{m.graph + ' ' + m.module:52} {m.format:6} {number(m.error):>9}" for m in worst]
     if report.speed:
         lines += ["", f"{'[rows, K, N] here':24} {'float32':>10} {'format':>6} {'':10} {'':>7}"]
-        for one in report.speed:
+        for one in costliest(report.speed, _SHOWN):
             shape = "[{}, {}, {}]".format(*one.shape)
             lines.append(
                 f"{shape:24} {one.float32_ms:7.3f} ms {one.format:>6} {one.format_ms:7.3f} ms "
@@ -194,6 +195,12 @@ def worst_modules(modules: tuple[ModuleFigure, ...], count: int) -> list[ModuleF
     """Those that cost most alone, the worst first."""
     measured = [module for module in modules if module.error is not None]
     return sorted(measured, key=lambda module: -(module.error or 0))[:count]
+
+
+def costliest(speed: tuple[SpeedFigure, ...], count: int) -> list[SpeedFigure]:
+    """Those that the model spends most of its time in, in float32; in their own order."""
+    most = sorted(speed, key=lambda one: -one.float32_ms * one.modules)[:count]
+    return [one for one in speed if one in most]
 
 
 def size(count: int) -> str:

@@ -9,19 +9,23 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from llamavid.calibration.report import KEPT, Distribution, ModuleFigure, Report
+from llamavid.calibration.report import KEPT, Distribution, ModuleFigure, Report, costliest
 
 INK, FAINT, GRID = "#22303c", "#8a97a3", "#e6eaee"
 COLORS = (
     *("#2f6db3", "#d9692b", "#3c9a5f", "#8a5cb8", "#b8a12c"),
     *("#c2477f", "#4aa3b0", "#7a5a44", "#6d7f8f", "#9bb83b"),
+    *("#e39ab8", "#1f3f73"),
 )
 CHOSEN, CUT = "#c8313a", "#f6d9da"
 _RING: dict[str, Any] = {"s": 46, "facecolors": "none", "edgecolors": CHOSEN, "linewidths": 1.2}
@@ -32,7 +36,7 @@ OBSERVERS = {
     "mse": "#2f6db3",
     "output": "#c2571a",
 }
-STYLE = {
+STYLE: Any = {
     "font.size": 9,
     "font.family": "DejaVu Sans",
     "axes.edgecolor": GRID,
@@ -57,13 +61,14 @@ STYLE = {
 }
 _WIDTH = 9.0  # inches
 _SHOWN_BINS = 160
+_SHOWN_SPEEDS = 8
 
 
 def pictures(report: Report) -> dict[str, bytes]:
     """SVG by name: `depth GRAPH`, `inputs`, `channels`, `speed`; what has no figures is left out."""
     drawn: dict[str, bytes] = {}
     for graph in _measured_graphs(report):
-        drawn[f"depth {graph}"] = _svg(3.1, lambda figure, graph=graph: _depth(figure, report, [graph]))
+        drawn[f"depth {graph}"] = _svg(3.1, partial(_depth, report=report, graphs=[graph]))
     for name, height, draw in _others(report):
         drawn[name] = _svg(height, draw)
     return drawn
@@ -74,13 +79,13 @@ def whole(report: Report) -> bytes:
     parts = [(name, height, draw) for name, height, draw in _others(report)]
     if graphs := _measured_graphs(report):
         rows = -(-len(graphs) // 2)
-        parts.insert(0, ("depth", 2.9 * rows, lambda figure: _depth(figure, report, graphs)))
+        parts.insert(0, ("depth", 2.9 * rows, partial(_depth, report=report, graphs=graphs)))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, sum(height for _, height, _ in parts) or 1), layout="constrained")
         places = figure.subfigures(
             len(parts) or 1, 1, height_ratios=[height for _, height, _ in parts] or [1]
         )
-        for place, (_, _, draw) in zip(np.atleast_1d(places), parts, strict=False):
+        for place, (_, _, draw) in zip(np.ravel(np.asarray(places, object)), parts, strict=False):
             draw(place)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
@@ -92,10 +97,11 @@ def _others(report: Report) -> list[tuple[str, float, Callable[[Figure | SubFigu
     found: list[tuple[str, float, Callable[[Figure | SubFigure], None]]] = []
     if report.distributions:
         rows = -(-len(report.distributions) // 3)
-        found.append(("inputs", 2.5 * rows, lambda figure: _inputs(figure, report)))
-        found.append(("channels", 2.3 * rows, lambda figure: _channels(figure, report)))
+        found.append(("inputs", 2.5 * rows, partial(_inputs, report=report)))
+        found.append(("channels", 2.3 * rows, partial(_channels, report=report)))
     if report.speed:
-        found.append(("speed", 1.0 + 0.36 * len(report.speed), lambda figure: _speed(figure, report)))
+        height = 1.0 + 0.36 * min(_SHOWN_SPEEDS, len(report.speed))
+        found.append(("speed", height, partial(_speed, report=report)))
     return found
 
 
@@ -110,6 +116,18 @@ def _svg(height: float, draw: Callable[[Figure | SubFigure], None]) -> bytes:
 
 def _heading(figure: Figure | SubFigure, text: str) -> None:
     figure.suptitle(text, x=0.01, ha="left", fontweight="bold", fontsize=10.5)
+
+
+def _log(panel: Axes, side: str) -> None:
+    """A logarithmic axis, x or y, with plain numbers, as many as it has room for."""
+    axis = panel.xaxis if side == "x" else panel.yaxis
+    panel.set(**{f"{side}scale": "log"})
+    low, high = axis.get_view_interval()
+    within_a_decade_or_two = high < 50 * low
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if within_a_decade_or_two else (1,), numticks=8))
+    axis.set_minor_formatter(NullFormatter())
+    if low > 1e-4 and high < 1e5:
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 # Error along the depth.
@@ -142,7 +160,7 @@ def _depth_panel(panel: Axes, modules: Sequence[ModuleFigure]) -> None:
     blocks = 1 + max((block for found in lines.values() for block, _ in found), default=-1)
     for index, (kind, found) in enumerate(lines.items()):
         color = COLORS[index % len(COLORS)]
-        panel.plot([at for at, _ in found], [m.error for _, m in found], color=color, linewidth=1, alpha=0.7)
+        panel.plot([at for at, _ in found], _errors(found), color=color, linewidth=1, alpha=0.7)
         _points(panel, found, color, kind)
     alone = [(kind, found[0][1]) for kind, found in by_kind.items() if kind not in lines]
     first = blocks + max(1, blocks // 16)  # a little apart
@@ -151,7 +169,7 @@ def _depth_panel(panel: Axes, modules: Sequence[ModuleFigure]) -> None:
         _points(panel, [(at, module)], INK, None)
     if any(module.format == KEPT for module in modules):
         panel.scatter([], [], **_RING, label="kept")
-    panel.set_yscale("log")
+    _log(panel, "y")
     panel.margins(x=0.04, y=0.12)
     ticks = _ticks(blocks)
     panel.set_xticks([*ticks, *places], [*map(str, ticks), *(_short(kind) for kind, _ in alone)])
@@ -165,11 +183,13 @@ def _depth_panel(panel: Axes, modules: Sequence[ModuleFigure]) -> None:
 
 
 def _points(panel: Axes, found: Sequence[tuple[int, ModuleFigure]], color: str, label: str | None) -> None:
-    panel.scatter(
-        [at for at, _ in found], [m.error for _, m in found], s=13, color=color, label=label, zorder=3
-    )
-    kept = [(at, m.error) for at, m in found if m.format == KEPT]
-    panel.scatter([at for at, _ in kept], [error for _, error in kept], **_RING, zorder=4)
+    panel.scatter([at for at, _ in found], _errors(found), s=13, color=color, label=label, zorder=3)
+    kept = [(at, module) for at, module in found if module.format == KEPT]
+    panel.scatter([at for at, _ in kept], _errors(kept), **_RING, zorder=4)
+
+
+def _errors(found: Sequence[tuple[int, ModuleFigure]]) -> list[float]:
+    return [module.error for _, module in found if module.error is not None]
 
 
 def _place(module: str) -> tuple[int, str]:
@@ -197,9 +217,11 @@ def _grid(figure: Figure | SubFigure, count: int) -> list[Axes]:
 
 
 def _inputs(figure: Figure | SubFigure, report: Report) -> None:
-    _heading(figure, "What enters the worst modules, and where each observer puts the last level")
+    rounded = any(one.observers for one in report.modules)
+    more = ", and where each observer puts the last level" if rounded else ""
+    _heading(figure, f"What enters the worst modules{more}")
     by_name = {(module.graph, module.module): module for module in report.modules}
-    handles: dict[str, object] = {}
+    handles: dict[str, Artist] = {}
     for panel, found in zip(_grid(figure, len(report.distributions)), report.distributions, strict=True):
         module = by_name[found.graph, found.module]
         _histogram(panel, found, module)
@@ -252,7 +274,8 @@ def _channels(figure: Figure | SubFigure, report: Report) -> None:
         panel.plot(rank, found.before[order], color=FAINT, linewidth=1.4, label="as the model has it")
         if not np.array_equal(found.before, found.after):
             panel.plot(rank, found.after[order], color=COLORS[0], linewidth=0.9, label="as it is rounded")
-        panel.set(xscale="log", yscale="log")
+        _log(panel, "x")
+        _log(panel, "y")
         panel.set_title(f"{found.graph} {_fitting(found.module)}")
         panel.set_xlabel("channel, the largest first", labelpad=1)
     shown = [pair for panel in panels for pair in zip(*panel.get_legend_handles_labels(), strict=True)]
@@ -273,23 +296,20 @@ def _fitting(module: str, length: int = 34) -> str:
 def _speed(figure: Figure | SubFigure, report: Report) -> None:
     _heading(figure, "One product on this machine, by ONNX Runtime")
     panel = figure.subplots()
-    places = np.arange(len(report.speed))[::-1]
-    panel.barh(
-        places + 0.19, [one.float32_ms for one in report.speed], 0.36, color="#c9d2da", label="float32"
-    )
-    for index, format in enumerate(dict.fromkeys(one.format for one in report.speed)):
-        rows = [
-            (at, one.format_ms) for at, one in zip(places, report.speed, strict=True) if one.format == format
-        ]
+    shown = costliest(report.speed, _SHOWN_SPEEDS)
+    places = np.arange(len(shown))[::-1]
+    panel.barh(places + 0.19, [one.float32_ms for one in shown], 0.36, color="#c9d2da", label="float32")
+    for index, format in enumerate(dict.fromkeys(one.format for one in shown)):
+        rows = [(at, one.format_ms) for at, one in zip(places, shown, strict=True) if one.format == format]
         panel.barh(
             [at - 0.19 for at, _ in rows], [ms for _, ms in rows], 0.36, color=COLORS[index], label=format
         )
-    for at, one in zip(places, report.speed, strict=True):
+    for at, one in zip(places, shown, strict=True):
         panel.annotate(
             f"{one.times_faster:.1f}x", (max(one.float32_ms, one.format_ms), at), textcoords="offset points",
             xytext=(5, 0), va="center", fontsize=8, color=INK,
         )  # fmt: skip
-    panel.set_yticks(places, [_product(one.shape) for one in report.speed])
+    panel.set_yticks(places, [_product(one.shape) for one in shown])
     panel.set_xlabel("milliseconds, median")
     panel.margins(x=0.09, y=0.02)
     panel.grid(axis="y", visible=False)

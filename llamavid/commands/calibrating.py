@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,20 +117,22 @@ def calibrate(
     """Watch CHECKPOINT on CLIPS, and choose for each product how its numbers are rounded.
 
     CLIPS are videos, pictures, folders of them, or .txt lists of them. Without CHECKPOINT it is the embedded
-    model, which watches its sample. The folder gets scales.json and scales.npz for `llamavid export --scales`,
-    and plan.json, to read, edit and pass as --plan. An interrupted run goes on where it was.
+    model, which watches its sample. The folder gets scales.json and scales.npz for export, and plan.json, to
+    read, edit and pass as --plan. An interrupted run goes on where it was.
 
     \b
     llamavid calibrate CHECKPOINT videos/ -o calibrated --report
     llamavid export CHECKPOINT -o BUNDLE --scales calibrated/scales.json
     """
+    # Threads that wait for each other sleep, instead of spinning: on two cores that other work shares, the
+    # sample took 12 s instead of 90. Read when PyTorch is loaded, which is below.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     extra = ("onnx", "matplotlib") if with_report else ()
     require_extra("calibrate", "torch", "transformers", "safetensors", *extra)
     where = {name: options.pop(name) for name in ("vision_tower", "text_tokenizer", "image_processor")}
-    settings = _settings(options)
-    _check_target(target, settings)
-    choice = Choice(count, frames, seed, questions)
     sample = _uses_sample(checkpoint, clips, sample)
+    _check_target(target, options["frame_format"], options["llm_format"])
+    settings, choice = _settings(options), Choice(count, frames, seed, questions)
     try:
         with Progress(quiet=as_json) as progress:
             opened = _opened(checkpoint, where)
@@ -165,14 +168,13 @@ def _settings(options: dict[str, Any]) -> CalibrationOptions:
     )
 
 
-def _check_target(name: str | None, settings: CalibrationOptions) -> None:
+def _check_target(name: str | None, *formats: str) -> None:
     """Raises `DeviceError` for a format that the device lacks, with what it has."""
     from llamavid.commands.building import named_target
     from llamavid.errors import DeviceError
     from llamavid.scales import FORMATS
     from llamavid.targets import TARGETS, dotted
 
-    formats = dict.fromkeys((settings.frame_format, settings.llm_format))
     if name is None:
         if "fp8" in formats:
             remark("fp8 needs a GPU of compute capability 8.9 or later; --target checks yours")

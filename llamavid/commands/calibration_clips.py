@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from llamavid.config import Preprocessing
 
 _QUESTIONS_PER_CLIP = 2  # two ways into the text decoder for the same frames
-_SAMPLE_SPLIT = "train"  # the held-out one measures what calibration cost
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def sample_material(
 
     given = read_questions(choice.questions) if choice.questions else None
     clips: list[Clip] = []
-    for scene in scenes(_SAMPLE_SPLIT, choice.seed, choice.clips):
+    for scene in scenes("train", choice.seed, choice.clips):  # the held-out ones tell what it cost
         on_clip(len(clips), choice.clips)
         middles = [(index + 0.5) * scene.seconds / choice.frames for index in range(choice.frames)]
         pixels = pixels_from_pictures(

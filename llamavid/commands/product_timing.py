@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import platform
-from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 Shape = tuple[int, int, int]  # rows, K, N
 
@@ -16,6 +12,10 @@ _MOST_WEIGHTS = 1 << 26
 
 def machine() -> str:
     """What the times are of."""
+    import os
+    import platform
+    from importlib.metadata import version
+
     return f"{platform.machine()}, {os.cpu_count()} cores, ONNX Runtime {version('onnxruntime')}"
 
 
@@ -30,6 +30,8 @@ def why_untimed(shape: Shape, format: str) -> str:
 
 def timed(shape: Shape, format: str, block: int | None) -> tuple[float, float]:
     """Seconds in float32, and in the format; one after the other, again and again, the median of each."""
+    from tempfile import TemporaryDirectory
+
     from llamavid.export.one_product import write_product
     from llamavid.export.precision import FP32, INT8, int4_precision
     from llamavid.runtime.one_product import median_seconds
