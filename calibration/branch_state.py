@@ -1,8 +1,8 @@
 """Where a pass over the model was, on disk: an interrupted run goes on from there.
 
-At EVA-g's size the branches of two frames grow to 460 MB, and all blocks take six minutes on two cores. So they
-are written at most once a minute: an interruption costs a minute, and the disk gets 2 GB in all where a file a
-block would be 9. State that is damaged, or of another pass, is left out: the pass then begins anew.
+At EVA-g's size the branches of two frames grow to 460 MB, and all blocks take six minutes on two cores. So
+they are written at most once a minute: an interruption costs a minute, and the disk gets 2 GB in all where a
+file a block would be 9. State that is damaged, or of another pass, is left out: the pass then begins anew.
 """
 
 from __future__ import annotations

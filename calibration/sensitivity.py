@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -78,38 +78,47 @@ def combined_errors(
 ) -> dict[Output, float]:
     """The relative error of each output with all of the chosen modules rounded at once.
 
-    An output none of whose modules are chosen is left out, and so is the language model without sequences.
+    Where a graph is named and nothing of it is chosen, its output has the error 0 and is not run. Without
+    sequences there are no logits.
 
     Raises: as `sensitivity`.
     """
-    together = {graph: frozenset(modules) for graph, modules in chosen.items() if modules}
+    together = {graph: frozenset(modules) for graph, modules in chosen.items()}
     return {
-        output: variant_errors(
-            output,
-            checkpoint,
-            calibration,
-            sample,
-            [together],
-            what="together",
-            on_progress=on_progress,
-        )[0].relative
+        output: _together(output, checkpoint, calibration, sample, together, on_progress)
         for output in outputs_of(together, sample)
     }
 
 
-def outputs_of(modules: Mapping[str, Collection[str]], sample: Sample) -> list[Output]:
-    """Those that the modules change, and that the sample can tell of.
+def outputs_of(graphs: Collection[str], sample: Sample) -> list[Output]:
+    """Those that the graphs make, and that the sample can tell of.
 
     Raises:
         UsageError: there is no frame or no question.
     """
-    wanted = [output for output in Output if any(modules.get(graph) for graph in output.graphs)]
+    wanted = [output for output in Output if any(graph in graphs for graph in output.graphs)]
     if Output.FRAME_TOKENS in wanted and not (len(sample.pixels) and sample.questions):
         raise UsageError(
             f"{len(sample.pixels)} frames and {len(sample.questions)} questions",
             expected="at least one of each, to measure errors on",
         )
     return [output for output in wanted if output is not Output.LOGITS or sample.sequences]
+
+
+def _together(
+    output: Output,
+    checkpoint: Checkpoint,
+    calibration: Calibration,
+    sample: Sample,
+    chosen: Chosen,
+    on_progress: OnProgress,
+) -> float:
+    if not any(chosen.get(graph) for graph in output.graphs):
+        return 0.0
+    (error,) = variant_errors(
+        output, checkpoint, calibration, sample, [chosen], what="together", on_progress=on_progress
+    )
+    return error.relative
 
 
 def _kept_or_measured(
