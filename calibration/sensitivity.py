@@ -58,7 +58,7 @@ def sensitivity(
     """
     modules = rounded_modules(checkpoint.config, calibration.scales.graphs)
     measured: list[ModuleError] = []
-    for output in outputs_of(modules, sample):
+    for output in outputs_of([graph for graph, names in modules.items() if names], sample):
         chosen = [(graph, name) for graph in output.graphs for name in modules.get(graph, ())]
         errors = _kept_or_measured(output, checkpoint, calibration, sample, chosen, folder, on_progress)
         measured += [

@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -71,9 +72,10 @@ def variant_errors(
     """
     streamed = _logits if output is Output.LOGITS else _frame_tokens
     outputs = streamed(checkpoint, calibration, sample, variants, what, on_progress, state)
-    _, exact = next(outputs)
-    _require_numbers(output, exact)
-    found = {variant: _error(output, exact, items) for variant, items in outputs}
+    with np.errstate(over="ignore", invalid="ignore"):  # a weight that overflows shows in the output
+        _, exact = next(outputs)
+        _require_numbers(output, exact)
+        found = {variant: _error(output, exact, items) for variant, items in outputs}
     return [found[variant] for variant in range(len(variants))]
 
 

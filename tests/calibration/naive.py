@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from llamavid.calibrated import Calibration
 from llamavid.calibration.modules import graph_modules
-from llamavid.calibration.rounded import linear_layers, rounded
 from llamavid.calibration.sensitivity import Sample
 from llamavid.formats.eight_bits import EightBits
 from llamavid.model.checkpoint import Checkpoint, open_checkpoint
 from llamavid.model.fingerprint import fingerprint
 from llamavid.model.llamavid import LlamaVid, model_from_checkpoint
+from llamavid.model.rounded import linear_layers, rounded
 from llamavid.scales import FORMAT_VERSION, GraphScales, Scales, Step
 from tests.conftest import GOLDEN, golden_checkpoint, recording
 

@@ -12,12 +12,12 @@ import torch
 from onnx import TensorProto, helper
 
 from llamavid.calibrated import GraphCalibration
-from llamavid.calibration.rounded import on_grid, rounded
 from llamavid.export.frame_types import FrameTypes, write_frame_graphs
 from llamavid.export.precision import INT8
 from llamavid.formats.eight_bits import EightBits
+from llamavid.model.rounded import on_grid, rounded
 from llamavid.runtime.parity import run_graph
-from llamavid.scales import Divided, Migration, Step
+from llamavid.scales import Divided, Migration
 from tests.calibration.naive import FRAGILE, all_rounded, fragile_checkpoint, given, golden, outputs
 
 E4M3, INT8_TYPE = TensorProto.FLOAT8E4M3FN, TensorProto.INT8
@@ -52,9 +52,8 @@ def test_activations_land_where_onnx_runtime_puts_them(format: EightBits, levels
     inside = np.random.default_rng(0).standard_normal(4000).astype(np.float32)
     halves = (np.arange(-140, 140, dtype=np.float32) + 0.5) * scale
     x = np.concatenate([inside * 8, inside * 0.01, halves, np.float32([-1e4, 1e4, 0, -32, 111.9, -112.1])])
-    step = Step(scale * format.largest, scale)
     assert np.array_equal(
-        on_grid(torch.from_numpy(x), step, format).numpy(), quantized_and_back(x, scale, levels)
+        on_grid(torch.from_numpy(x), scale, format).numpy(), quantized_and_back(x, scale, levels)
     )
 
 
