@@ -25,7 +25,7 @@ from llamavid.scales import Step
 PERCENTILE = 99.99
 # Thresholds that are tried. Both errors are flat around their least; squares are tried by factors of 1.03.
 _CANDIDATES = 256
-_MOST_CLIPPED = 0.01  # of the values, by entropy: see `_least_divergence`
+_FEW = 1e-4  # of the values: what entropy may clip of a tensor whose rest is too small for the histogram
 _EQUAL = 1e-9  # divergences that differ by rounding alone
 _FINEST = 2.0**-9  # every e4m3 number is a multiple of it, and every whole number
 
@@ -98,15 +98,16 @@ def _least_divergence(histogram: Histogram, format: EightBits) -> float:
     n_j: the sum of a level's bins, spread evenly over those that are not empty. Each is divided by its sum;
     KL(P || Q) = sum over j of P_j log(P_j / Q_j) is least at the threshold that is chosen.
 
-    Two rules keep it sane where bins are empty. A threshold comes after a bin that holds something, so Q is
-    never 0 where P is not; of equal divergences the largest threshold is taken. And none clips more than 1%
-    of the values. The slides begin at as many bins as there are levels instead, for the same reason (P and Q
-    of a single bin are equal whatever is lost); an outlier may leave all others fewer bins than that.
+    Where bins are empty: a threshold comes after a bin that holds something, so Q is never 0 where P is not,
+    and of equal divergences the largest threshold is taken. The first threshold comes after as many bins as
+    there are levels (before, each bin has its own level, and P and Q differ by what is clipped alone), or,
+    where outliers leave all others fewer bins than that, as soon as so few values lie beyond.
     """
     filled = np.flatnonzero(histogram.counts)
-    kept = np.cumsum(histogram.counts[filled])
-    allowed = np.flatnonzero(kept >= (1 - _MOST_CLIPPED) * kept[-1])
-    tried = np.unique(np.linspace(allowed[0], allowed[-1], _CANDIDATES).astype(int))
+    beyond = histogram.total - np.cumsum(histogram.counts[filled])
+    allowed = (filled + 1 >= len(_levels(format))) | (beyond <= _FEW * histogram.total)
+    first = int(np.argmax(allowed))
+    tried = np.unique(np.linspace(first, len(filled) - 1, _CANDIDATES).astype(int))
     divergences = np.array([_divergence(histogram, format, filled[: last + 1]) for last in tried])
     best = tried[divergences <= divergences.min() + _EQUAL][-1]
     return float(min((filled[best] + 1) * histogram.width, histogram.largest))
