@@ -50,12 +50,14 @@ def write_random_checkpoint(
     seed: int = 0,
     dtype: torch.dtype = torch.float16,
     file_format: FileFormat = "bin",
+    heavy_tails: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write a whole checkpoint into `folder`, which is new or empty. Holds one shard in memory.
 
-    It is written beside, as `folder.partial`, and renamed when complete. `progress` is called after every
-    file of weights with the bytes written and the bytes in all. Returns `folder`, absolute.
+    It is written beside, as `folder.partial`, and renamed when complete. `heavy_tails` is for the study of
+    ranges, see Note [Heavy tails] in `random_weights`. `progress` is called after every file of weights with
+    the bytes written and the bytes in all. Returns `folder`, absolute.
 
     Raises:
         UsageError: the folder is in use, or a size cannot be.
@@ -74,7 +76,8 @@ def write_random_checkpoint(
         write_index(partial / "checkpoint", shards, dtype, file_format)
         written = 0
         for name, parameters in {"eva_vit_g.pth": tower, **shards}.items():
-            save({p.key: p.drawn(seed, dtype) for p in parameters}, partial / name)
+            drawn = {p.key: p.drawn(seed, dtype, heavy_tails=heavy_tails) for p in parameters}
+            save(drawn, partial / name)
             written += sum(p.nbytes(dtype) for p in parameters)
             if progress:
                 progress(written, total)
@@ -176,6 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
                 seed=options.seed,
                 dtype=DTYPES[options.dtype],
                 file_format=options.format,
+                heavy_tails=options.heavy_tails,
                 progress=lambda written, total: bar.update(task, completed=written, total=total),
             )
     except LlamaVidError as error:
@@ -206,6 +210,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--dtype", choices=DTYPES, default="float16")
     made.add_argument("--format", choices=WEIGHTS_STEM, default="bin")
+    made.add_argument("--heavy-tails", action="store_true", help="weights and norms with outliers")
     group = made.add_argument_group("variants (left out: as the 7b short-video release)")
     group.add_argument("--bert-type", metavar="KIND", help="qformer_pretrain, raw_bert_layer:K")
     group.add_argument("--compress-type", metavar="KIND", help="mean, grid:G, none")

@@ -12,10 +12,20 @@ Note [Scale]
     A linear weight has std 1/sqrt(inputs), so its outputs are as large as its inputs, and norms are near 1.
     Measured at 7b: std 6.8 and at most 31 after 39 blocks, 5.9 and 25 after 32 layers, logits of std 1; far
     inside float16. Biases are small but not zero, so that dropping one is noticed.
+
+Note [Heavy tails]
+    Normal weights give normal activations, which any eight bits hold: ranges cannot be studied on them. What
+    was published of trained models is otherwise: weights with heavy tails, and a few channels of a
+    normalization tens of times as large as the others, in every token (Dettmers et al., "LLM.int8()", 2022;
+    Xiao et al., "SmoothQuant", 2023; Kovaleva et al., "BERT busters", 2021: it is the gains that are large).
+    So, when asked for, matrices are Student-t of 5 degrees of freedom (excess kurtosis 6) with the same std,
+    and up to 6 gains of each norm are 20 to 60 times larger; the tensor's own generator says which. This
+    imitates two findings; it is no trained model.
 """
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import math
 import re
@@ -32,6 +42,10 @@ EVA_DEPTH = 39  # blocks that are run of the original's 40; facts section 3
 QUERIES = 32  # M
 TEXT_POSITIONS = 512
 BIAS_STD, NORM_STD, EMBEDDING_STD = 0.05, 0.1, 0.1
+# Note [Heavy tails]
+DEGREES = 5  # of freedom
+OUTLIERS, CHANNELS_AN_OUTLIER = 6, 64  # at most; fewer in a narrow norm
+OUTLIER_GAINS = (20.0, 60.0)
 
 
 @dataclass(frozen=True)
@@ -110,6 +124,14 @@ SIZE_13B = replace(SIZE_7B, name="13b", hidden=5120, layers=40, heads=40, mlp=13
 SIZES = {size.name: size for size in (TINY, SIZE_7B, SIZE_13B)}
 
 
+class Kind(enum.Enum):
+    """What has heavy tails, each in its own way."""
+
+    MATRIX = "of a linear layer"
+    GAIN = "of a normalization"
+    OTHER = "all else"
+
+
 @dataclass(frozen=True)
 class Parameter:
     """One tensor of a file: normal with `mean` and `std`, or `fixed`, which keeps its own dtype."""
@@ -119,17 +141,38 @@ class Parameter:
     std: float = 0.0
     mean: float = 0.0
     fixed: Tensor | None = None
+    kind: Kind = Kind.OTHER
 
     def nbytes(self, dtype: torch.dtype) -> int:
         return math.prod(self.shape) * (dtype if self.fixed is None else self.fixed.dtype).itemsize
 
-    def drawn(self, seed: int, dtype: torch.dtype) -> Tensor:
-        """See Note [Drawing]."""
+    def drawn(self, seed: int, dtype: torch.dtype, *, heavy_tails: bool = False) -> Tensor:
+        """See Note [Drawing] and Note [Heavy tails]."""
         if self.fixed is not None:
             return self.fixed
         digest = hashlib.sha256(f"{seed}/{self.key}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
-        return torch.empty(self.shape).normal_(self.mean, self.std, generator=generator).to(dtype)
+        if heavy_tails and self.kind is Kind.MATRIX:
+            return student_t(self.shape, self.std, generator).to(dtype)
+        values = torch.empty(self.shape).normal_(self.mean, self.std, generator=generator)
+        if heavy_tails and self.kind is Kind.GAIN:
+            enlarge_some(values, generator)
+        return values.to(dtype)
+
+
+def student_t(shape: tuple[int, ...], std: float, generator: torch.Generator) -> Tensor:
+    """Student-t of `DEGREES` n, float32: sqrt(n (U^(-2/n) - 1)) cos(2 pi V), U, V uniform (Bailey 1994)."""
+    radius = 1 - torch.empty(shape).uniform_(generator=generator)  # above 0, at most 1
+    radius.pow_(-2 / DEGREES).sub_(1).mul_(DEGREES).sqrt_()
+    angle = torch.empty(shape).uniform_(generator=generator)
+    return radius.mul_(angle.mul_(2 * math.pi).cos_()).mul_(std * ((DEGREES - 2) / DEGREES) ** 0.5)
+
+
+def enlarge_some(gains: Tensor, generator: torch.Generator) -> None:
+    """Makes a handful of channels outliers."""
+    count = max(1, min(OUTLIERS, len(gains) // CHANNELS_AN_OUTLIER))
+    channels = torch.randperm(len(gains), generator=generator)[:count]
+    gains[channels] *= torch.empty(count).uniform_(*OUTLIER_GAINS, generator=generator)
 
 
 def tower_file_parameters(size: Size) -> list[Parameter]:
@@ -263,12 +306,12 @@ def compressor_parameters(size: Size) -> list[Parameter]:
 
 def linear(key: str, outputs: int, inputs: int, *, bias: bool = True) -> list[Parameter]:
     """See Note [Scale]."""
-    weight = Parameter(f"{key}.weight", (outputs, inputs), inputs**-0.5)
+    weight = Parameter(f"{key}.weight", (outputs, inputs), inputs**-0.5, kind=Kind.MATRIX)
     return [weight, Parameter(f"{key}.bias", (outputs,), BIAS_STD)] if bias else [weight]
 
 
 def norm(key: str, width: int, *, bias: bool = True) -> list[Parameter]:
-    weight = Parameter(f"{key}.weight", (width,), NORM_STD, mean=1.0)
+    weight = Parameter(f"{key}.weight", (width,), NORM_STD, mean=1.0, kind=Kind.GAIN)
     return [weight, Parameter(f"{key}.bias", (width,), NORM_STD)] if bias else [weight]
 
 

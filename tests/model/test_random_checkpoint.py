@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import sentencepiece
@@ -21,13 +22,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from llamavid.calibration.histogram import ChannelStatistics
 from llamavid.errors import DeviceError, UsageError
+from llamavid.model.llamavid import load_model
 from llamavid.model.random_checkpoint import FileFormat, main, write_random_checkpoint
 from llamavid.model.random_tokenizers import bert_vocabulary, sentencepiece_model
 from llamavid.model.random_weights import (
     SIZE_7B,
     SIZE_13B,
     TINY,
+    Kind,
     Size,
     checkpoint_parameters,
     tower_file_parameters,
@@ -190,6 +194,63 @@ def test_no_bias_is_zero_and_norms_are_near_one(tiny: Path) -> None:
     assert all(abs(float(norm.mean()) - 1) < 0.1 for norm in norms)  # std 0.1 over 96 or more numbers
 
 
+# Heavy tails
+
+
+@pytest.fixture(scope="module")
+def heavy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("random") / "heavy"
+    return write_random_checkpoint(folder, TINY, dtype=torch.float32, heavy_tails=True)
+
+
+def kurtosis(values: Tensor) -> float:
+    """Excess: 0 of a normal distribution."""
+    centered = values.double() - values.double().mean()
+    return float((centered**4).mean() / (centered**2).mean() ** 2) - 3
+
+
+def test_heavy_tails_change_matrices_and_the_gains_of_norms_alone(tiny: Path, heavy: Path) -> None:
+    normal = weights(tiny) | load(tiny / "eva_vit_g.pth")
+    tailed = weights(heavy) | load(heavy / "eva_vit_g.pth")
+    changed = {key for key, tensor in normal.items() if not torch.equal(tensor, tailed[key])}
+    kinds = {p.key: p.kind for p in [*checkpoint_parameters(TINY), *tower_file_parameters(TINY)]}
+    assert changed == {key for key, kind in kinds.items() if kind is not Kind.OTHER}
+    assert "model.layers.0.self_attn.q_proj.weight" in changed
+    assert {"blocks.0.norm1.weight", "model.norm.weight"} <= changed
+    assert not {"model.embed_tokens.weight", "blocks.0.norm1.bias", "pos_embed"} & changed
+
+
+def test_heavy_tails_are_heavier_and_as_wide(tiny: Path, heavy: Path) -> None:
+    for key in ("model.layers.0.mlp.up_proj.weight", "model.layers.1.self_attn.o_proj.weight"):
+        normal, tailed = weights(tiny)[key], weights(heavy)[key]
+        assert abs(kurtosis(normal)) < 0.2
+        assert kurtosis(tailed) > 2  # 6 in the long run, 44,000 numbers
+        assert float(tailed.std() / normal.std()) == pytest.approx(1, abs=0.05)
+
+
+def test_two_runs_with_heavy_tails_write_the_same_bytes(heavy: Path, tmp_path: Path) -> None:
+    again = write_random_checkpoint(tmp_path / "again", TINY, dtype=torch.float32, heavy_tails=True)
+    assert file_hashes(again) == file_hashes(heavy)
+
+
+@torch.inference_mode()
+def test_outlier_channels_show_in_activations_and_nothing_overflows(tiny: Path, heavy: Path) -> None:
+    pixels = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    ratios = []
+    for folder in (tiny, heavy):
+        model, entered = load_model(folder / "checkpoint"), ChannelStatistics(TINY.vision_width)
+        model.vision.blocks[2].norm1.register_forward_hook(
+            lambda _m, _i, found, seen=entered: seen.add(found)
+        )
+        tokens = model.frame_tokens(model.encode_frames(pixels), QUESTION)
+        logits = model.language(inputs_embeds=tokens.reshape(1, -1, TINY.hidden)).logits
+        assert torch.isfinite(logits).all()
+        assert float(logits.abs().max()) < 65504  # float16 holds it too
+        ratios.append(entered.largest.max() / np.median(entered.largest))
+    assert ratios[0] < 3
+    assert ratios[1] > 10
+
+
 # Variants
 
 
@@ -329,7 +390,7 @@ def test_progress_ends_at_the_total(tmp_path: Path) -> None:
 
 def test_the_command_says_what_it_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "out"
-    variant = ["--format", "safetensors", "--compress-type", "none"]
+    variant = ["--format", "safetensors", "--compress-type", "none", "--heavy-tails"]
     assert main(["--size", "tiny", "-o", str(folder), *variant]) == 0
     made, following = capsys.readouterr().out.splitlines()
     assert made.startswith(f"{folder}: tiny, ")
