@@ -46,7 +46,7 @@ THEIRS: dict[str, tuple[CalibrationMethod, dict[str, object]]] = {
 Array = npt.NDArray[np.float32]
 
 
-class Batches(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime has no types
+class Batches(CalibrationDataReader):
     """What ONNX Runtime reads its data from."""
 
     def __init__(self, batches: Sequence[Array]) -> None:
@@ -88,7 +88,9 @@ def _compared(data_name: str, batches: list[Array]) -> list[Line]:
     for name, (method, options) in THEIRS.items():
         sides[f"ONNX Runtime, {name}"] = functools.partial(_theirs, method, options, batches)
     found: dict[str, float] = {}
-    runs = {side: functools.partial(_into, found, side, run) for side, run in sides.items()}
+    runs: dict[str, Callable[[], None]] = {
+        side: functools.partial(_into, found, side, run) for side, run in sides.items()
+    }
     spent = in_turn(runs, ROUNDS)
     return [
         Line(
