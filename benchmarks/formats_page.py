@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -11,15 +12,13 @@ from benchmarks.report import RESULTS, machine
 from llamavid.calibration.observers import Observer
 from llamavid.formats.eight_bits import EightBits
 from llamavid.formats.int4 import BLOCK_SIZES
-from llamavid.model.random_weights import Size
 
-COMMAND = "python -m benchmarks.formats"
 # Kinds of layers, by what their names end in.
 KINDS = {
-    "EVA-g qkv": ("vision", (".attn.qkv",)),
-    "EVA-g proj": ("vision", (".attn.proj",)),
-    "EVA-g fc1": ("vision", (".fc1",)),
-    "EVA-g fc2": ("vision", (".fc2",)),
+    "encoder qkv": ("vision", (".attn.qkv",)),
+    "encoder proj": ("vision", (".attn.proj",)),
+    "encoder fc1": ("vision", (".fc1",)),
+    "encoder fc2": ("vision", (".fc2",)),
     "content projector": ("content", ("",)),
     "Q-Former cross key, value": ("context", ("cross_attention.key", "cross_attention.value")),
     "Q-Former query, key, value": (
@@ -30,11 +29,11 @@ KINDS = {
     "Q-Former up": ("context", ("feed_forward.up",)),
     "Q-Former down": ("context", ("feed_forward.down",)),
     "context projectors": ("context", ("_projector",)),
-    "7B q, k, v": ("llm", ("q_proj", "k_proj", "v_proj")),
-    "7B o": ("llm", ("o_proj",)),
-    "7B gate, up": ("llm", ("gate_proj", "up_proj")),
-    "7B down": ("llm", ("down_proj",)),
-    "7B lm_head": ("llm", ("lm_head",)),
+    "language q, k, v": ("llm", ("q_proj", "k_proj", "v_proj")),
+    "language o": ("llm", ("o_proj",)),
+    "language gate, up": ("llm", ("gate_proj", "up_proj")),
+    "language down": ("llm", ("down_proj",)),
+    "language lm_head": ("llm", ("lm_head",)),
 }
 TICKS = (1, 2, 5, 10, 20, 50, 100)  # percent
 COLORS = ("tab:gray", "tab:orange", "tab:green", "tab:blue")
@@ -56,6 +55,16 @@ TABLES = {"int8": EIGHT_BITS[EightBits.INT8], "fp8": EIGHT_BITS[EightBits.FP8], 
 
 
 @dataclass(frozen=True)
+class Page:
+    """What is told beside the figures."""
+
+    name: str  # of its files
+    title: str
+    weights: str  # what they are
+    command: str
+
+
+@dataclass(frozen=True)
 class Found:
     """Of one layer."""
 
@@ -65,33 +74,26 @@ class Found:
 
 
 def publish_formats(
-    found: Sequence[Found], size: Size, *, frames: int, seconds: float, peak_gib: float
+    page: Page, found: Sequence[Found], *, frames: int, seconds: float, peak_gib: float
 ) -> None:
-    """Writes `results/formats.md`, `.json` and `.png`, and prints the tables by kind."""
+    """Writes `results/NAME.md`, `.json` and `.png`, and prints the tables by kind."""
     kinds = _by_kind(found)
     where = machine()
-    about = (
-        f"{size.vision_depth} blocks of EVA-g (width {size.vision_width}), a Q-Former of {size.text_layers} "
-        f"layers ({size.text_width}), {size.layers} layers of Vicuna-7B ({size.hidden})"
-    )
     by_kind = [line for name, columns in TABLES.items() for line in _table(name, columns, kinds)]
     modules = {one.module: one.errors for one in found}
     text = [
-        "# Formats at real dimensions",
+        f"# {page.title}",
         "",
-        f"`{COMMAND}`",
+        f"`{page.command}`",
         "",
-        f"**The weights are synthetic**: {about}, drawn with heavy tails and",
-        "outlier channels, not trained. The figures compare formats, observers and migration with one",
-        "another; they say nothing of answers.",
+        f"**{page.weights}**",
         "",
         f"Error of a layer's output in percent: norm of the difference over the norm, {frames} frames of a",
-        "real clip and two questions, weights and inputs rounded (int4: weights alone). By kind: root of the",
-        "mean square over its layers. The least of a row is bold. Empty: nothing before the layer takes a",
-        "division.",
+        "clip and two questions, weights and inputs rounded (int4: weights alone). By kind: root of the mean",
+        "square over its layers. Bold: the least of a row. Empty: nothing before the layer takes a division.",
         "",
         *by_kind,
-        "![Errors by kind of layer](formats.png)",
+        f"![Errors by kind of layer]({page.name}.png)",
         "",
         "## Every layer",
         "",
@@ -100,19 +102,18 @@ def publish_formats(
         *(f"- {key}: {value}" for key, value in where.items()),
     ]
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "formats.md").write_text("\n".join(text) + "\n", encoding="utf-8")
+    (RESULTS / f"{page.name}.md").write_text("\n".join(text) + "\n", encoding="utf-8")
     document = {
-        "name": "formats",
-        "command": COMMAND,
-        "weights": "synthetic, heavy tails and outlier channels",
+        **dataclasses.asdict(page),
         "machine": where,
+        "frames": frames,
         "seconds": seconds,
         "peak_gib": peak_gib,
         "kinds": kinds,
-        "modules": [one.__dict__ for one in found],
+        "modules": [dataclasses.asdict(one) for one in found],
     }
-    (RESULTS / "formats.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    _plot(kinds)
+    (RESULTS / f"{page.name}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    _plot(page, kinds)
     print("\n".join(by_kind))
 
 
@@ -154,7 +155,7 @@ def _cell(error: float | None, least: float) -> str:
     return f"**{100 * error:.3g}**" if error == least else f"{100 * error:.3g}"
 
 
-def _plot(kinds: dict[str, dict[str, float]]) -> None:
+def _plot(page: Page, kinds: dict[str, dict[str, float]]) -> None:
     """A panel a format, a line a kind of layer, a mark a way of rounding; errors on a logarithmic axis."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter
@@ -173,8 +174,8 @@ def _plot(kinds: dict[str, dict[str, float]]) -> None:
         axes.grid(axis="x", alpha=0.3)
         axes.legend(fontsize=8, ncols=2 + (len(columns) % 2), loc="upper center", bbox_to_anchor=(0.5, -0.1))
     panels[0].invert_yaxis()
-    figure.suptitle("Synthetic weights with heavy tails and outlier channels, real dimensions")
-    figure.savefig(RESULTS / "formats.png", dpi=100)
+    figure.suptitle(page.title)
+    figure.savefig(RESULTS / f"{page.name}.png", dpi=100)
 
 
 def _mark(heading: str) -> dict[str, str]:
