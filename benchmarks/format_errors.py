@@ -23,12 +23,12 @@ from llamavid.calibration.migration import chosen_divisor
 from llamavid.calibration.observed import Seen
 from llamavid.calibration.observers import Observer, step
 from llamavid.calibration.options import CalibrationOptions
-from llamavid.calibration.rounded import on_grid
 from llamavid.calibration.visits import Opened, State, Visit, visits
 from llamavid.formats.eight_bits import EightBits
 from llamavid.formats.int4 import BLOCK_SIZES
 from llamavid.formats.matrices import rounded_matrix
 from llamavid.model.checkpoint import Checkpoint
+from llamavid.model.rounded import on_grid
 from llamavid.model.watching import Watcher, watched
 
 OUTPUTS = 512
@@ -124,7 +124,8 @@ def _eight_bit_errors(
     matrix = rounded_matrix(weight.T, format.value)
     return {
         f"{format.value} {observer.value}{how}": _error(
-            on_grid(torch.from_numpy(sample), step(observer, histogram, format), format).numpy() @ matrix,
+            on_grid(torch.from_numpy(sample), step(observer, histogram, format).scale, format).numpy()
+            @ matrix,
             exact,
         )
         for observer in Observer

@@ -89,7 +89,7 @@ def test_the_embedded_model_is_calibrated_on_its_sample(sampled: tuple[Path, dic
         **dict.fromkeys(("vision", "content", "context"), "int8"),
         "llm": "int4",
     }
-    assert (scales.observer, scales.frames) == ("mse", 4) == (document["observer"], document["frames"])
+    assert (scales.observer, scales.frames) == ("output", 4) == (document["observer"], document["frames"])
     assert document["clips"] == ["train-0-clip-0", "train-0-clip-1"]
     assert set(document["errors"]) == {"frame_tokens", "logits"}
     assert all(0 < error < 0.5 for error in document["errors"].values())
@@ -120,7 +120,7 @@ def test_the_report_holds_every_module_and_loads_nothing_from_outside(
     assert names >= {(graph, name) for graph, found in scales.graphs.items() for name in found.steps}
     first = next(module for module in report["modules"] if module["module"] == "blocks.0.mlp.fc1")
     assert first["threshold"] == scales.graphs["vision"].steps["blocks.0.mlp.fc1"].largest
-    assert first["observers"]["mse"]["largest"] == first["threshold"]
+    assert first["observers"]["output"]["largest"] == first["threshold"]
     assert first["observers"]["absmax"]["largest"] == first["largest"]
     assert {one["format"] for one in report["speed"]} == {"int8", "int4"}
     page = (folder / "report.html").read_text()
