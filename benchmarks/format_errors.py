@@ -14,6 +14,7 @@ from contextlib import ExitStack
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from llamavid.calibration.histogram import Histogram
 from llamavid.calibration.inputs import Input
@@ -49,10 +50,12 @@ def module_errors(
     state: State = [torch.from_numpy(material.pixels())]
     for visit in visits(checkpoint, material, options):
         on_part(visit.name)
-        opened, look = visit.open(), FirstLook(visit.graph, visit.inputs)
+        opened = visit.open()
+        energies = {entering.name: _energies(opened, entering) for entering in visit.inputs}
+        look = FirstLook(visit.graph, visit.inputs, energies)
         leaving = _run(opened, state, look)
         seen = look.seen() if visit.inputs else []
-        migrated = {format: _migrated(visit, opened, seen, state, format) for format in EightBits}
+        migrated = {format: _migrated(visit, opened, seen, energies, state, format) for format in EightBits}
         for entering, one in zip(visit.inputs, seen, strict=True):
             for reader, errors in _input_errors(opened, entering, one, migrated).items():
                 yield visit.graph, reader, errors
@@ -66,12 +69,25 @@ def _run(opened: Opened, state: State, watcher: Watcher) -> State:
         return opened.run(state)
 
 
+def _energies(opened: Opened, entering: Input) -> Tensor:
+    """float64 [K]: what the weights of each channel weigh (Note [Weights] of the histogram)."""
+    weights = [opened.weight(f"{reader}.weight") for reader in entering.readers]
+    return torch.stack([weight.square().sum(0, dtype=torch.float64) for weight in weights]).sum(0)
+
+
 # Migration: a vector of each input that can be divided, and what is then seen of it
 
 Migrated = dict[str, tuple[Array, Histogram]]
 
 
-def _migrated(visit: Visit, opened: Opened, seen: list[Seen], state: State, format: EightBits) -> Migrated:
+def _migrated(
+    visit: Visit,
+    opened: Opened,
+    seen: list[Seen],
+    energies: dict[str, Tensor],
+    state: State,
+    format: EightBits,
+) -> Migrated:
     divisors = {}
     for entering, one in zip(visit.inputs, seen, strict=True):
         divisor = _divisor(opened, entering, one, format.value, None)
@@ -79,7 +95,8 @@ def _migrated(visit: Visit, opened: Opened, seen: list[Seen], state: State, form
             divisors[entering.name] = divisor
     if not divisors:
         return {}
-    look = SecondLook(divisors)
+    squares = {name: torch.from_numpy(divisor).double().square() for name, divisor in divisors.items()}
+    look = SecondLook(divisors, {name: energies[name] * square for name, square in squares.items()})
     _run(opened, state, look)
     return {name: (divisor, look.histograms[name]) for name, divisor in divisors.items()}
 
@@ -122,14 +139,11 @@ def _eight_bit_errors(
     if divisor is not None:
         sample, weight = sample / divisor, weight * divisor
     matrix = rounded_matrix(weight.T, format.value)
-    return {
-        f"{format.value} {observer.value}{how}": _error(
-            on_grid(torch.from_numpy(sample), step(observer, histogram, format).scale, format).numpy()
-            @ matrix,
-            exact,
-        )
-        for observer in Observer
-    }
+    errors = {}
+    for observer in Observer:
+        x = on_grid(torch.from_numpy(sample), step(observer, histogram, format).scale, format)
+        errors[f"{format.value} {observer.value}{how}"] = _error(x.numpy() @ matrix, exact)
+    return errors
 
 
 def _int4_errors(one: Seen, weight: Array, divisor: Array | None, *, divided: bool) -> Errors:

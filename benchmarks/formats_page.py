@@ -35,8 +35,9 @@ KINDS = {
     "language down": ("llm", ("down_proj",)),
     "language lm_head": ("llm", ("lm_head",)),
 }
-TICKS = (1, 2, 5, 10, 20, 50, 100)  # percent
-COLORS = ("tab:gray", "tab:orange", "tab:green", "tab:blue")
+TICKS = (0.3, 0.5, 1, 2, 5, 10, 20, 50)  # percent
+END = 80
+COLORS = ("tab:gray", "tab:orange", "tab:green", "tab:blue", "tab:red")
 # Columns of the three tables: a heading and the keys of `Errors`.
 EIGHT_BITS = {
     format: {
@@ -167,7 +168,7 @@ def _plot(page: Page, kinds: dict[str, dict[str, float]]) -> None:
             places = [place for place, errors in enumerate(kinds.values()) if key in errors]
             values = [100 * errors[key] for errors in kinds.values() if key in errors]
             axes.plot(values, places, label=heading, **_mark(heading))
-        axes.set(title=name, xscale="log", xlabel="error of the output, %", xlim=TICKS[:: len(TICKS) - 1])
+        axes.set(title=name, xscale="log", xlabel="error of the output, %", xlim=(TICKS[0], END))
         axes.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_yticks(range(len(kinds)), list(kinds))

@@ -83,7 +83,9 @@ def _gelu(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def _compared(data_name: str, batches: list[Array]) -> list[Line]:
     sides: dict[str, Callable[[], float]] = {
-        f"ours, {observer.value}": functools.partial(_ours, observer, batches) for observer in Observer
+        f"ours, {observer.value}": functools.partial(_ours, observer, batches)
+        for observer in Observer
+        if observer is not Observer.OUTPUT  # which looks at weights too
     }
     for name, (method, options) in THEIRS.items():
         sides[f"ONNX Runtime, {name}"] = functools.partial(_theirs, method, options, batches)
