@@ -49,6 +49,8 @@ class RunFolder:
         self.folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            for half in folder.glob(".*.npz.*"):  # written beside, by a run that was killed
+                half.unlink()
             if _is_of(folder, identity, replace):
                 return
             for file in folder.glob("*.npz"):

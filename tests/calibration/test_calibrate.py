@@ -1,0 +1,122 @@
+"""The whole of it: files that are the same every time, and that export takes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llamavid.calibrated import load_calibration
+from llamavid.calibration.calibrate import Calibrated, calibrate
+from llamavid.calibration.observers import Observer
+from llamavid.calibration.options import CalibrationOptions
+from llamavid.errors import ScalesError
+from llamavid.export.pack import ExportOptions, export_bundle
+from llamavid.model.checkpoint import Checkpoint
+from tests.calibration.small import small_checkpoint, small_material
+from tests.conftest import RUNNER
+
+OPTIONS = CalibrationOptions("int8", "int4")
+RESULTS = ("scales.json", "scales.npz", "plan.json")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return small_checkpoint(tmp_path_factory.mktemp("small") / "release")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("calibrated") / "out"
+
+
+@pytest.fixture(scope="module")
+def made(checkpoint: Checkpoint, folder: Path) -> Calibrated:
+    return calibrate(checkpoint, small_material(), folder, OPTIONS)
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in RESULTS}
+
+
+def test_the_same_clips_give_the_same_bytes_interrupted_or_not(
+    checkpoint: Checkpoint, made: Calibrated, folder: Path, tmp_path: Path
+) -> None:
+    calls = 0
+
+    def stop_somewhere(what: str, done: int, total: int, note: str) -> None:
+        nonlocal calls
+        calls += 1
+        if calls in (5, 20):
+            raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            calibrate(checkpoint, small_material(), tmp_path, OPTIONS, on_progress=stop_somewhere)
+        assert not any((tmp_path / name).exists() for name in RESULTS)
+    calibrate(checkpoint, small_material(), tmp_path, OPTIONS, on_progress=stop_somewhere)
+    assert results(tmp_path) == results(folder)
+
+
+def test_what_is_written_is_what_was_decided(made: Calibrated, folder: Path) -> None:
+    read = load_calibration(folder / "scales.json")
+    assert read.scales == made.calibration.scales
+    assert read.vectors.keys() == made.calibration.vectors.keys()
+    vision, llm = read.scales.graphs["vision"], read.scales.graphs["llm"]
+    assert vision.steps.keys() == made.collected.graphs["vision"].observed.keys()
+    assert (llm.steps, llm.block) == ({}, 32)
+    importance = read.graph("llm").importance("model.layers.0.self_attn.k_proj")  # type: ignore[union-attr]
+    observed = made.collected.graphs["llm"].observed["model.layers.0.self_attn.k_proj"]
+    np.testing.assert_array_equal(importance, observed.importance)
+
+
+def test_export_takes_the_scales(
+    checkpoint: Checkpoint, made: Calibrated, folder: Path, tmp_path: Path
+) -> None:
+    export_bundle(
+        checkpoint,
+        tmp_path / "bundle",
+        runner=RUNNER,
+        options=ExportOptions(precision="int8", llm_precision="int4", scales=folder / "scales.json"),
+    )
+    assert (tmp_path / "bundle" / "scales.json").read_bytes() == (folder / "scales.json").read_bytes()
+
+
+def test_an_edited_plan_is_followed_when_passed_and_never_written_over(
+    checkpoint: Checkpoint, made: Calibrated, tmp_path: Path
+) -> None:
+    calibrate(checkpoint, small_material(), tmp_path, OPTIONS)
+    plan = tmp_path / "plan.json"
+    document = json.loads(plan.read_text())
+    document["graphs"]["vision"]["modules"]["blocks.1.mlp.fc2"]["format"] = "keep"
+    plan.write_text(json.dumps(document))
+    with pytest.raises(ScalesError, match=r"plan\.json is another plan .* --plan .*plan\.json to follow it"):
+        calibrate(checkpoint, small_material(), tmp_path, OPTIONS)
+    assert json.loads(plan.read_text()) == document
+    followed = calibrate(checkpoint, small_material(), tmp_path, replace(OPTIONS, plan=plan))
+    vision = followed.calibration.scales.graphs["vision"]
+    assert vision.kept == ("blocks.1.mlp.fc2",)
+    assert "blocks.1.mlp.fc2" not in vision.steps
+    assert followed.plan.measured["frame_tokens"] < made.plan.measured["frame_tokens"] * 1.05
+    again = calibrate(checkpoint, small_material(), tmp_path, OPTIONS, replace=True)
+    assert again.calibration.scales == made.calibration.scales
+
+
+def test_another_observer_watches_nothing_again(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    frames = CalibrationOptions("int8", "none")
+    first = calibrate(checkpoint, small_material(), tmp_path, frames)
+    watched: list[int] = []
+
+    def count(what: str, done: int, total: int, note: str) -> None:
+        watched.extend([done] if what == "watch" and done < total else [])
+
+    other = replace(frames, observer=Observer.ABSOLUTE_MAXIMUM)
+    second = calibrate(checkpoint, small_material(), tmp_path, other, replace=True, on_progress=count)
+    assert watched == []
+    one, another = (
+        found.calibration.scales.graphs["vision"].steps["blocks.0.mlp.fc2"] for found in (first, second)
+    )
+    assert one.largest < another.largest
