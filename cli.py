@@ -24,6 +24,7 @@ from llamavid.commands.evaluating import evaluate
 from llamavid.commands.heatmap import heatmap
 from llamavid.commands.long_video import features
 from llamavid.commands.making import export, train
+from llamavid.commands.profiling import profile
 from llamavid.commands.streaming import stream
 from llamavid.commands.verifying import verify
 from llamavid.console import error_line, remark
@@ -98,6 +99,7 @@ COMMANDS = (
     export,
     features,
     heatmap,
+    profile,
     stream,
     train,
     verify,

@@ -89,17 +89,29 @@ class OnnxExecutor:
         return {name: values[name].numpy() for name in self._fresh_outputs}
 
 
-def open_session(file: Path, *, threads: int | None = None, exact_int4: bool = False) -> ort.InferenceSession:
-    """An ONNX file on the CPU. Arguments and errors are those of `OnnxExecutor`."""
+def open_session(
+    file: Path | bytes,
+    *,
+    threads: int | None = None,
+    exact_int4: bool = False,
+    profile_prefix: Path | None = None,
+) -> ort.InferenceSession:
+    """An ONNX file, or its bytes, on the CPU. Arguments and errors are those of `OnnxExecutor`.
+
+    profile_prefix: where ONNX Runtime's `end_profiling` writes the times of nodes.
+    """
     options = ort.SessionOptions()
+    if profile_prefix is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile_prefix)
     options.log_severity_level = _FATAL_ONLY
     options.intra_op_num_threads = threads or 0
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1" if exact_int4 else "4")
+    given, name = (file, "a graph") if isinstance(file, bytes) else (str(file), str(file))
     try:
-        session = ort.InferenceSession(str(file), options, providers=[_CPU])
+        session = ort.InferenceSession(given, options, providers=[_CPU])
     except Exception as error:  # ONNX Runtime raises a dozen unrelated types
         raise BundleError(
-            f"{file} cannot be loaded by ONNX Runtime {ort.__version__} ({str(error).splitlines()[0]})",
+            f"{name} cannot be loaded by ONNX Runtime {ort.__version__} ({str(error).splitlines()[0]})",
             next_step="Make the bundle again with `llamavid export`.",
         ) from error
     if session.get_providers()[0] != _CPU:

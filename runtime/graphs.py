@@ -18,7 +18,7 @@ class Graphs:
     def __init__(self, bundle: Bundle, *, timings: Timings, threads: int | None = None) -> None:
         """`threads` of one operation; None lets ONNX Runtime choose."""
         self.bundle = bundle
-        self._timings, self._threads = timings, threads
+        self._timings, self.threads = timings, threads
         self._loaded: dict[str, OnnxExecutor] = {}
 
     def load(self, graph: str) -> OnnxExecutor:
@@ -30,7 +30,7 @@ class Graphs:
             )
             with self._timings.stage("load"):
                 file = self.bundle.path(self.bundle.manifest.graphs[graph].file)
-                self._loaded[graph] = OnnxExecutor(file, self.contract(graph), threads=self._threads)
+                self._loaded[graph] = OnnxExecutor(file, self.contract(graph), threads=self.threads)
         return self._loaded[graph]
 
     def _require_kernels(self, graph: str) -> None:

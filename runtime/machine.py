@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,9 @@ from llamavid.runtime.graphs import Graphs
 from llamavid.runtime.timing import Timings
 from llamavid.runtime.video.frames import FrameTime
 from llamavid.targets import THIS
+
+if TYPE_CHECKING:
+    from llamavid.runtime.profile.stages import Stages
 
 CPU = "cpu"
 
@@ -113,6 +116,10 @@ class Machine(Protocol):
 
     def decoder(self) -> LanguageDecoder: ...
 
+    def stages(self) -> Stages:
+        """Its frame graphs one at a time, for a profile."""
+        ...
+
     def features_share(self, memory_bytes: int, *, cache_tokens: int) -> int: ...
 
     def close(self) -> None: ...
@@ -134,6 +141,11 @@ class OnCpu:
             language = self.bundle.manifest.model.language
             self._decoder = Decoder(self._graphs.load("llm"), self._graphs.contract("llm"), language)
         return self._decoder
+
+    def stages(self) -> Stages:
+        from llamavid.runtime.profile.stages import CpuStages
+
+        return CpuStages(self._graphs)
 
     def features_share(self, memory_bytes: int, *, cache_tokens: int) -> int:
         return features_share(memory_bytes, self._graphs, cache_tokens=cache_tokens)

@@ -34,6 +34,7 @@ TABLE = {
 # What else the words and the runtime may import: the device's dependencies and no other.
 THIRD_PARTY = {
     "llamavid/console.py": {"click", "rich"},
+    "llamavid/commands/profile_plot.py": {"matplotlib"},  # an extra; asked for before it is imported
     "words": {"numpy", "sentencepiece", "tokenizers"},
     "runtime": {"numpy", "onnxruntime", "av", "PIL", "decord", "cv2", "gi"},
     "runtime/tensorrt": {"numpy", "cuda", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"},
@@ -242,7 +243,7 @@ COMMANDS = [
             "heatmap",
         )
     ),
-    *([name] for name in ("export-llm", "verify")),
+    *([name] for name in ("export-llm", "profile", "verify")),
 ]
 
 

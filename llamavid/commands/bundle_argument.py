@@ -43,7 +43,7 @@ def chosen_bundle(bundle: Path | None) -> Path:
 
 def _sorted_out(words: Sequence[str], names: list[str], context: click.Context) -> list[str | None]:
     """BUNDLE or None, then a word for each of `names`. See Note [Number of words]."""
-    if len(words) == len(names) and not _is_bundle(words[0]):
+    if len(words) == len(names) and not is_bundle(words[0]):
         return [None, *words]
     if len(words) == len(names) + 1:
         return list(words)
@@ -53,13 +53,14 @@ def _sorted_out(words: Sequence[str], names: list[str], context: click.Context) 
             "Put a question of several words in quotes.",
             context,
         )
-    bundle_is_first = bool(words) and _is_bundle(words[0])
+    bundle_is_first = bool(words) and is_bundle(words[0])
     missing = names[len(words) - bundle_is_first]
     why = f" after the bundle {words[0]}" if bundle_is_first else ""
     raise click.UsageError(f"Missing argument '{missing}'{why}.", context)
 
 
-def _is_bundle(word: str) -> bool:
+def is_bundle(word: str) -> bool:
+    """Whether the word names a folder with a manifest."""
     from llamavid.bundle import MANIFEST
 
     return os.path.isfile(os.path.join(word, MANIFEST))  # unlike Path.is_file, no error for a long word

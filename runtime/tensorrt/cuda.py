@@ -63,7 +63,7 @@ class Event:
 
     def __init__(self, cuda: Cuda) -> None:
         self._cuda = cuda
-        self.handle = cuda("cudaEventCreateWithFlags", cuda.api.cudaEventDisableTiming)
+        self.handle = cuda("cudaEventCreateWithFlags", self._flags(cuda))
         self.close = owned(self, cuda, "cudaEventDestroy", self.handle)
 
     def record(self, stream: Stream) -> None:
@@ -72,6 +72,20 @@ class Event:
     def synchronize(self) -> None:
         """Returns when the stream has come here."""
         self._cuda("cudaEventSynchronize", self.handle)
+
+    def _flags(self, cuda: Cuda) -> int:
+        return int(cuda.api.cudaEventDisableTiming)
+
+
+class TimedEvent(Event):
+    """One that knows when the stream came there, by the GPU's own clock: about half a microsecond."""
+
+    def milliseconds_since(self, earlier: TimedEvent) -> float:
+        """Both must have been reached."""
+        return float(self._cuda("cudaEventElapsedTime", earlier.handle, self.handle))
+
+    def _flags(self, cuda: Cuda) -> int:
+        return int(cuda.api.cudaEventDefault)
 
 
 class Stream:

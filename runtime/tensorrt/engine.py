@@ -159,6 +159,11 @@ class Context:
         asked = getattr(self._context, "is_stream_capturable", None)
         return asked is None or bool(asked(int(stream.handle)))
 
+    def report_layers(self, profiler: Any) -> None:
+        """From now on every run waits for its end, and tells `profiler`, an IProfiler, its layers' times."""
+        self._profiler = profiler  # TensorRT does not keep it
+        self._context.profiler = profiler
+
     def close(self) -> None:
         """Frees its working memory; its work must be done."""
         self._context = None

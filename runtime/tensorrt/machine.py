@@ -11,6 +11,7 @@ from llamavid.runtime.tensorrt.engine import Engine
 from llamavid.runtime.tensorrt.frames import EngineEncoder
 from llamavid.runtime.tensorrt.language import EngineDecoder
 from llamavid.runtime.tensorrt.library import TensorRt
+from llamavid.runtime.tensorrt.measuring import EngineStages
 from llamavid.runtime.timing import Timings
 
 
@@ -36,7 +37,7 @@ class OnGpu:
             ParityError: it has no stamp of this device.
         """
         require_device(engines, device)
-        require_stamp(engines, device)
+        self._stamp = require_stamp(engines, device)
         self.bundle, self.device, self._engines, self._timings = bundle, device, engines, timings
         self._cuda, self._tensorrt = Cuda(), TensorRt(device.library)
         self._loaded: dict[str, Engine] = {}
@@ -59,6 +60,11 @@ class OnGpu:
             engine, language = self._load("llm"), self.bundle.manifest.model.language
             self._decoder = EngineDecoder(self._cuda, engine, language, self._engines.manifest.lowering)
         return self._decoder
+
+    def stages(self) -> EngineStages:
+        return EngineStages(
+            self._cuda, self._tensorrt, self._load, self._engines, self._stamp.rows, self.device.name
+        )
 
     def features_share(self, memory_bytes: int, *, cache_tokens: int) -> int:
         """Of the host's memory; caches lie on the GPU. Raises `DeviceError` where nothing is left."""

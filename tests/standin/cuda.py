@@ -8,6 +8,7 @@ when one stream is waited for, all other streams run first as far as they may.
 from __future__ import annotations
 
 import enum
+import time
 import types
 from collections import deque
 from collections.abc import Callable
@@ -23,6 +24,8 @@ class cudaError_t(enum.IntEnum):
     cudaErrorInsufficientDriver = 35
     cudaErrorNoDevice = 100
     cudaErrorInvalidDevice = 101
+    cudaErrorInvalidResourceHandle = 400
+    cudaErrorNotReady = 600
     cudaErrorIllegalAddress = 700
     cudaErrorStreamCaptureUnsupported = 900
     cudaErrorStreamCaptureInvalidated = 901
@@ -46,6 +49,9 @@ WORDS = {cudaError_t.cudaErrorInvalidDevice: "invalid device ordinal"}  # where 
 ILLEGAL, INVALID = cudaError_t.cudaErrorIllegalAddress, cudaError_t.cudaErrorInvalidValue
 
 
+DISABLE_TIMING = 2
+
+
 class Order(enum.Enum):
     LATE = "late"
     OTHERS_FIRST = "others first"
@@ -66,10 +72,12 @@ class Stream:
 
 
 class Event:
-    """Where in which stream it was recorded."""
+    """Where in which stream it was recorded; and when that was reached, where it was made to tell."""
 
-    def __init__(self) -> None:
+    def __init__(self, flags: int) -> None:
         self.at: tuple[Stream, int] | None = None
+        self.tells_time = not flags & DISABLE_TIMING
+        self.reached: float | None = None
 
 
 class Properties:
@@ -157,7 +165,8 @@ def module(gpu: Gpu) -> types.ModuleType:
     made = types.ModuleType("cuda.bindings.runtime")
     for kind in (cudaError_t, cudaMemcpyKind, cudaStreamCaptureMode, cudaDeviceAttr):
         setattr(made, kind.__name__, kind)
-    made.cudaEventDisableTiming, made.cudaStreamNonBlocking = 2, 1  # type: ignore[attr-defined]
+    constants = {"cudaEventDefault": 0, "cudaEventDisableTiming": DISABLE_TIMING, "cudaStreamNonBlocking": 1}
+    vars(made).update(constants)
     for function in FUNCTIONS:
         setattr(made, function.__name__, _counted(gpu, function))
     return made
@@ -318,7 +327,7 @@ def cudaDeviceSynchronize(gpu: Gpu) -> tuple[cudaError_t]:
 
 
 def cudaEventCreateWithFlags(gpu: Gpu, flags: int) -> tuple[cudaError_t, Event]:
-    made = Event()
+    made = Event(flags)
     gpu.events.add(made)
     return OK, made
 
@@ -329,8 +338,23 @@ def cudaEventDestroy(gpu: Gpu, event: Event) -> tuple[cudaError_t]:
 
 
 def cudaEventRecord(gpu: Gpu, event: Event, stream: Stream) -> tuple[cudaError_t]:
+    if event.tells_time:
+        event.reached = None
+
+        def reach() -> None:
+            event.reached = time.perf_counter()
+
+        gpu.put(stream, reach)
     event.at = (stream, stream.put)
     return (gpu.failed,)
+
+
+def cudaEventElapsedTime(gpu: Gpu, begin: Event, end: Event) -> tuple[cudaError_t, float | None]:
+    if not (begin.tells_time and end.tells_time):
+        return cudaError_t.cudaErrorInvalidResourceHandle, None
+    if begin.reached is None or end.reached is None:
+        return cudaError_t.cudaErrorNotReady, None
+    return OK, (end.reached - begin.reached) * 1000
 
 
 def cudaEventSynchronize(gpu: Gpu, event: Event) -> tuple[cudaError_t]:

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import enum
 import json
+import tempfile
+import time
 import types
 import weakref
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 
 from tests.standin.cuda import Gpu, Stream
@@ -54,6 +58,18 @@ class ExecutionContextAllocationStrategy(enum.Enum):
     ON_PROFILE_CHANGE = 1
 
 
+class IProfiler:
+    """Told of each layer after a run."""
+
+
+class NetworkDefinitionCreationFlag(enum.IntEnum):
+    STRONGLY_TYPED = 1
+
+
+class BuilderFlag(enum.IntEnum):
+    TF32 = 5
+
+
 class Counts:
     """What was made of engines, for tests to ask."""
 
@@ -62,16 +78,70 @@ class Counts:
         self.runs: dict[str, int] = {}  # by ONNX file's name
         self.largest: dict[str, dict[str, tuple[int, ...]]] = {}
         self.alive: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.layers: list[str] | None = None  # what the context engine's are called; None: as its nodes
 
 
 def module(gpu: Gpu, counts: Counts, *, version: str = "11.4.0.12") -> types.ModuleType:
     """What takes the place of `tensorrt`."""
     made: Any = types.ModuleType("tensorrt")
     made.__version__ = version
-    for kind in (ILogger, DataType, TensorIOMode, TensorLocation, ExecutionContextAllocationStrategy):
+    for kind in (
+        *(ILogger, IProfiler, DataType, TensorIOMode, TensorLocation, ExecutionContextAllocationStrategy),
+        *(NetworkDefinitionCreationFlag, BuilderFlag),
+    ):
         setattr(made, kind.__name__, kind)
+    made.Builder = lambda logger: Builder(gpu)
+    made.OnnxParser = lambda network, logger: OnnxParser(network)
     made.Runtime = lambda logger: Runtime(gpu, counts, logger)
     return made
+
+
+class OnnxParser:
+    def __init__(self, network: list[bytes]) -> None:
+        self._network = network
+
+    def parse(self, model: bytes) -> bool:
+        onnx.checker.check_model(onnx.load_from_string(model))
+        self._network.append(model)
+        return True
+
+
+class BuilderConfig:
+    def clear_flag(self, flag: BuilderFlag) -> None:
+        """Float32 is that here in any case."""
+
+
+class Builder:
+    """Of networks without profiles; an engine keeps its ONNX file in a folder of its own."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        self._gpu = gpu
+
+    def create_network(self, flags: int) -> list[bytes]:
+        return []
+
+    def create_builder_config(self) -> BuilderConfig:
+        return BuilderConfig()
+
+    def build_serialized_network(self, network: list[bytes], config: BuilderConfig) -> bytes | None:
+        (model,) = network
+        graph = onnx.load_from_string(model).graph
+        if any(each.data_type == onnx.TensorProto.FLOAT8E4M3FN for each in graph.initializer):
+            if self._gpu.capability < (8, 9):
+                return None
+        file = Path(tempfile.mkdtemp(prefix="built."), "network.onnx")
+        file.write_bytes(model)
+        tensors = [
+            {
+                "name": value.name,
+                "dtype": onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name,
+                "shape": [dim.dim_value for dim in value.type.tensor_type.shape.dim],
+                "mode": mode,
+            }
+            for mode, values in (("INPUT", graph.input), ("OUTPUT", graph.output))
+            for value in values
+        ]
+        return json.dumps({"onnx": str(file), "tensors": tensors, "profiles": [{}]}).encode()
 
 
 class Runtime:
@@ -158,6 +228,7 @@ class Context:
         self._addresses: dict[str, int] = {}
         self._state = 0  # changes with every setting
         self._prepared: dict[str, tuple[int, ...]] = {}  # shapes of the last run
+        self.profiler: Any = None
         engine.counts.alive.add(self)
 
     def set_optimization_profile_async(self, index: int, stream: int) -> bool:
@@ -211,7 +282,18 @@ class Context:
         self._prepared = shapes
         run = _Run(self, shapes, dict(self._addresses), None if stream.captured is None else self._state)
         self._gpu.put(stream, run)
+        if self.profiler is not None:  # such a run is waited for
+            start = time.perf_counter()
+            self._gpu.run(stream, stream.put)
+            self._report((time.perf_counter() - start) * 1000)
         return True
+
+    def _report(self, milliseconds: float) -> None:
+        """Every layer took the same."""
+        engine = self._engine
+        layers = engine.counts.layers or [node.name for node in onnx.load(engine.data["onnx"]).graph.node]
+        for layer in layers:
+            self.profiler.report_layer_time(layer, milliseconds / len(layers))
 
     def _refused(self, why: str) -> bool:
         self._engine.logger.log(ILogger.ERROR, f"Error Code 3: API Usage Error ({why})")

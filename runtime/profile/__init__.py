@@ -1,0 +1,1 @@
+"""How fast a bundle is here, module by module. Begin at `profile.py`."""

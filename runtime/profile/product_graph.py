@@ -1,0 +1,103 @@
+"""One matrix product as an ONNX file's bytes, to measure what a machine can do: A [n, n] times a constant.
+
+Written by hand, field by field of onnx.proto3, since a device has no onnx package. The constant is random;
+nobody reads the product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+_IR_VERSION, _OPSET = 10, 21
+_TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "float16": 10, "fp8": 17}  # TensorProto.DataType
+_SEED = 0
+
+
+def product_graph(dtype: str, n: int) -> tuple[bytes, npt.NDArray[np.generic]]:
+    """The file and its input `a`.
+
+    Args:
+        dtype: float32 or float16; int8 is uint8 times int8 into int32, the product of dynamic int8.
+    """
+    random = np.random.default_rng(_SEED)
+    if dtype == "int8":
+        a: npt.NDArray[np.generic] = random.integers(0, 255, (n, n), np.uint8)
+        b: npt.NDArray[np.generic] = random.integers(-127, 127, (n, n), np.int8)
+        operation, result = "MatMulInteger", "int32"
+    else:
+        a, b = (random.normal(0, 0.02, (n, n)).astype(dtype) for _ in range(2))
+        operation, result = "MatMul", dtype
+    constant = _tensor("b", b.shape, _TYPES[b.dtype.name], b.tobytes())
+    given, made = _value("a", _TYPES[a.dtype.name], a.shape), _value("c", _TYPES[result], a.shape)
+    return _model((_node(operation, ("a", "b"), "c"),), (constant,), given, made), a
+
+
+def quantized_product_graph(precision: str, n: int) -> bytes:
+    """As the exporter writes int8 and fp8 for TensorRT: both sides quantized, dequantized to float16.
+
+    Args:
+        precision: int8 or fp8 (e4m3fn).
+    """
+    half, kind = _TYPES["float16"], _TYPES[precision]
+    levels = np.random.default_rng(_SEED).integers(1, 100, (n, n), np.uint8)  # numbers of either type
+    nodes = (
+        _node("QuantizeLinear", ("a", "scale", "zero"), "quantized"),
+        _node("DequantizeLinear", ("quantized", "scale", "zero"), "left"),
+        _node("DequantizeLinear", ("b", "scale", "zero"), "right"),
+        _node("MatMul", ("left", "right"), "c"),
+    )
+    constants = (
+        _tensor("scale", (), half, np.float16(0.01).tobytes()),
+        _tensor("zero", (), kind, b"\0"),
+        _tensor("b", (n, n), kind, levels.tobytes()),
+    )
+    return _model(nodes, constants, _value("a", half, (n, n)), _value("c", half, (n, n)))
+
+
+def _model(nodes: Iterable[bytes], constants: Iterable[bytes], given: bytes, made: bytes) -> bytes:
+    graph = b"".join(_bytes(1, node) for node in nodes) + _text(2, "product")
+    graph += b"".join(_bytes(5, constant) for constant in constants)
+    graph += _bytes(11, given) + _bytes(12, made)
+    return _number(1, _IR_VERSION) + _bytes(7, graph) + _bytes(8, _number(2, _OPSET))
+
+
+def _node(operation: str, inputs: Iterable[str], output: str) -> bytes:
+    names = b"".join(_text(1, name) for name in inputs)
+    return names + _text(2, output) + _text(3, f"{operation} {output}") + _text(4, operation)
+
+
+def _tensor(name: str, shape: tuple[int, ...], kind: int, data: bytes) -> bytes:
+    dims = b"".join(_number(1, size) for size in shape)
+    return dims + _number(2, kind) + _text(8, name) + _bytes(9, data)
+
+
+def _value(name: str, kind: int, shape: tuple[int, ...]) -> bytes:
+    dims = b"".join(_bytes(1, _number(1, size)) for size in shape)
+    return _text(1, name) + _bytes(2, _bytes(1, _number(1, kind) + _bytes(2, dims)))
+
+
+# Protocol buffers: a field's number and kind, then a varint, or a length and as many bytes.
+
+
+def _number(field: int, value: int) -> bytes:
+    return _varint(field << 3) + _varint(value)
+
+
+def _bytes(field: int, content: bytes) -> bytes:
+    return _varint(field << 3 | 2) + _varint(len(content)) + content
+
+
+def _text(field: int, words: str) -> bytes:
+    return _bytes(field, words.encode())
+
+
+def _varint(value: int) -> bytes:
+    found = bytearray()
+    while value > 0x7F:
+        found.append(value & 0x7F | 0x80)
+        value >>= 7
+    found.append(value)
+    return bytes(found)

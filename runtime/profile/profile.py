@@ -1,0 +1,253 @@
+"""A whole profile of one bundle on one machine. Read this file first.
+
+    video       decode, pixels                          `video_times`
+    questions   watch, first, second                    `question_times`, through a session as a user has it
+    frames      encoder, content, decoder, context      `modules`, at each batch: the paper's Table 9
+    language    prefill, decode                         `language_times`
+    roofline    operations and bytes against ceilings   `roofline`, `measured_ceilings`
+
+What runs is chosen by `open_machine`, so engines without a stamp are refused before anything is timed, and so
+is a bundle whose graphs were never compared: a wrong engine may be the faster one. Meanwhile `watch` looks at
+the machine; what it sees marks the profile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from llamavid.bundle import QUESTION_VOCABULARY, Bundle, ParityRow
+from llamavid.errors import DeviceError
+from llamavid.prompt import checked_question
+from llamavid.runtime.machine import Machine, open_machine
+from llamavid.runtime.profile.document import (
+    FORMAT_VERSION,
+    Conditions,
+    FrameFigures,
+    LanguageFigures,
+    Profile,
+    QuestionFigures,
+    VideoFigures,
+)
+from llamavid.runtime.profile.figures import WIDE, Figure
+from llamavid.runtime.profile.language_times import language_figures
+from llamavid.runtime.profile.machine_state import machine_facts, machine_state
+from llamavid.runtime.profile.modules import frame_figures
+from llamavid.runtime.profile.question_times import question_figures
+from llamavid.runtime.profile.roofline import roofline
+from llamavid.runtime.profile.stages import Origin, Stages
+from llamavid.runtime.profile.video_times import video_figures
+from llamavid.runtime.profile.watch import Sample, Watch, marks, told
+from llamavid.runtime.session import VideoSession
+from llamavid.runtime.timing import Timings
+from llamavid.tokenizer import QuestionTokenizer
+from llamavid.work import MODULES
+
+FPS = 1.0
+_NAMED = 4  # figures of one remark
+
+
+class Tell(Protocol):
+    """Progress: what, how much of it is done, of how much."""
+
+    def __call__(self, what: str, done: int, total: int | None) -> None: ...
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be measured.
+
+    Args:
+        seconds: about the most that one figure, or one batch, may take.
+        threads: of one operation on the CPU; None: all cores.
+    """
+
+    videos: tuple[Path, ...]
+    questions: tuple[str, ...]  # two
+    frames: int = 100
+    batches: tuple[int, ...] = (1, 8, 32)
+    new_tokens: int = 64
+    seconds: float = 20.0
+    threads: int | None = None
+
+
+def profile_bundle(
+    bundle: Bundle,
+    wanted: Wanted,
+    *,
+    on: str | None = None,
+    allow_cpu: bool = False,
+    tell: Tell = lambda what, done, total: None,
+) -> Profile:
+    """Measures everything.
+
+    Args:
+        on, allow_cpu: as `open_machine` takes them.
+
+    Raises:
+        BundleError, DeviceError, ParityError: what was asked for cannot be used, or was never compared.
+        SourceError: a video cannot be read.
+        PromptError: a question, or so many frames, do not fit the model.
+    """
+    config, notes = bundle.manifest.model, list[str]()
+    with Watch() as watch:
+        session = VideoSession(bundle, threads=wanted.threads, on=on, allow_cpu=allow_cpu)
+        with session:
+            questions = question_figures(
+                session,
+                wanted.videos[0],
+                wanted.questions,
+                frames=wanted.frames,
+                fps=FPS,
+                new_tokens=wanted.new_tokens,
+                seconds=wanted.seconds,
+                on_round=_told(tell, "two questions"),
+            )
+        video, pixels = video_figures(
+            wanted.videos,
+            config.preprocessing,
+            frames=wanted.frames,
+            fps=FPS,
+            seconds=wanted.seconds / 2,
+            on_round=_told(tell, "decoding"),
+        )
+        notes += _short_video(video)
+        machine = open_machine(bundle, on=on, allow_cpu=allow_cpu, timings=Timings(), threads=wanted.threads)
+        try:
+            stages = machine.stages()
+            ids = _question_ids(bundle, wanted.questions[0])
+            frames = tuple(_frames(stages, bundle, pixels, ids, wanted, tell, notes))
+            language = language_figures(
+                machine.decoder(),
+                config.language,
+                prompt_tokens=questions.prompt_tokens,
+                new_tokens=wanted.new_tokens,
+                seconds=wanted.seconds,
+                on_round=_told(tell, "language model"),
+            )
+            samples = list(watch.samples)  # measuring ceilings is no figure
+            ceilings = stages.ceilings(lambda what: tell(what, 0, None))
+        finally:
+            machine.close()
+    roof = roofline(config, ids.shape[1], frames, language, stages.origin.precisions, ceilings)
+    conditions = _conditions(machine, stages.origin, wanted, video, samples)
+    wide = tuple(wide_spreads(video, frames, language, questions))
+    conditions = Conditions(conditions.alike, conditions.told, conditions.parity, (*conditions.marks, *wide))
+    return Profile(FORMAT_VERSION, conditions, video, frames, language, questions, roof, tuple(notes))
+
+
+def _frames(
+    stages: Stages,
+    bundle: Bundle,
+    pixels: npt.NDArray[np.float32],
+    question_ids: npt.NDArray[np.int64],
+    wanted: Wanted,
+    tell: Tell,
+    notes: list[str],
+) -> Iterator[FrameFigures]:
+    """Each batch that the machine takes. Raises `DeviceError` where it takes none."""
+    largest = stages.largest_batch
+    taken = [batch for batch in wanted.batches if largest is None or batch <= largest]
+    left = [str(batch) for batch in wanted.batches if batch not in taken]
+    if not taken:
+        raise DeviceError(
+            f"the engines take at most {largest} frames a run",
+            expected=f"one of --batch {','.join(left)}",
+            next_step="Pass a smaller --batch, or build them again with larger --frames.",
+        )
+    if left:
+        notes.append(f"the engines take at most {largest} frames a run: batch {', '.join(left)} is left out")
+    for batch in taken:
+        yield frame_figures(
+            stages,
+            bundle.manifest.model,
+            pixels,
+            question_ids,
+            batch=batch,
+            frames=wanted.frames,
+            seconds=wanted.seconds,
+            on_round=_told(tell, f"frames, {batch} a run"),
+        )
+
+
+def _told(tell: Tell, what: str) -> Callable[[int, int], None]:
+    tell(what, 0, None)
+    return lambda done, of: tell(what, done, of)
+
+
+def _question_ids(bundle: Bundle, question: str) -> npt.NDArray[np.int64]:
+    limit = bundle.manifest.model.text_decoder.max_tokens
+    return QuestionTokenizer(bundle.path(QUESTION_VOCABULARY), max_tokens=limit).ids(
+        checked_question(question)
+    )
+
+
+def _short_video(video: VideoFigures) -> list[str]:
+    if video.frames == video.asked:
+        return []
+    return [
+        f"{video.name}: {video.frames} frames at {FPS:g} a second, {video.asked} were asked for; larger runs "
+        "repeat them"
+    ]
+
+
+def _conditions(
+    machine: Machine, origin: Origin, wanted: Wanted, video: VideoFigures, samples: Sequence[Sample]
+) -> Conditions:
+    alike = {
+        "on": machine.name,
+        **machine_facts(),
+        "threads": str(wanted.threads or "all"),
+        "precision": ", ".join(f"{stage} {name}" for stage, name in origin.precisions.items()),
+        "batch": ", ".join(map(str, wanted.batches)),
+        "bundle": machine.bundle.digest,
+        "engines": origin.digest if origin.digest != machine.bundle.digest else "",
+        "video": f"{video.name}, {video.size}, {video.frames} frames",
+        "questions": " | ".join(wanted.questions),
+        "new tokens": str(wanted.new_tokens),
+    }
+    return Conditions(
+        {name: text for name, text in alike.items() if text},
+        {**machine_state(), **told(samples)},
+        parity_words(origin.parity),
+        marks(samples),
+    )
+
+
+def parity_words(rows: Sequence[ParityRow]) -> dict[str, str]:
+    """Of each graph, the comparison that came nearest to its tolerance."""
+    found: dict[str, tuple[float, str]] = {}
+    for row in rows:
+        near = row.norm_error / row.tolerance if row.tolerance else 0.0
+        if near >= found.get(row.graph, (-1.0, ""))[0]:
+            bound = f"of {row.tolerance:.0e} allowed" if row.tolerance is not None else "not judged"
+            found[row.graph] = near, f"{row.norm_error:.1e} {bound}, against {row.against}"
+    return {graph: words for graph, (_, words) in found.items()}
+
+
+def wide_spreads(
+    video: VideoFigures,
+    frames: Sequence[FrameFigures],
+    language: LanguageFigures,
+    questions: QuestionFigures,
+) -> Iterator[str]:
+    """One sentence that names the figures whose rounds lie too far apart. Reading a video varies by itself:
+    its frames differ."""
+    named: list[tuple[str, Figure]] = [
+        (f"{module} at batch {each.batch}", figure)
+        for each in frames
+        for module, figure in each.modules.items()
+        if module in MODULES  # not the sums
+    ]
+    named += [("prefill", language.prefill), ("a token", language.decode)]
+    named += [("first question", questions.first), ("second question", questions.second)]
+    wide = sorted((each for each in named if each[1].is_wide), key=lambda each: -each[1].spread)
+    if wide:
+        worst = ", ".join(f"{what} ({figure.spread:.0%})" for what, figure in wide[:_NAMED])
+        more = f" and {len(wide) - _NAMED} more" if len(wide) > _NAMED else ""
+        yield f"rounds lie further apart than {WIDE:.0%} of the median: {worst}{more}"

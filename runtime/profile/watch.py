@@ -1,0 +1,226 @@
+"""Watches the machine while figures are made: clocks, temperature, and who else is at work.
+
+A thread takes a sample every half second. `marks` says in words what speaks against the figures; it is pure,
+so that a test can feed it any machine.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from llamavid.runtime.profile.machine_state import SYSTEM
+
+EVERY_SECONDS = 0.5
+
+# Parts above which the machine was not ours alone. Of the cores' time.
+OTHERS_AT_WORK, STOLEN = 0.10, 0.02
+# A clock this far under the highest that was seen has fallen: governors step by 100 MHz, 5 % of 2 GHz.
+CLOCK_FELL = 0.10
+_BUSY_GPU, _BUSY_CORES = 30, 0.5  # percent, cores: a resting one's clock says nothing
+
+# Of nvidia-smi's bits. The others (idle, clocks that were set, sync boost) are no fault.
+_SLOWED = {0x4: "power cap", 0x8: "slowdown", 0x20: "heat", 0x40: "heat", 0x80: "power brake"}
+_FIELDS = "clocks.sm,utilization.gpu,temperature.gpu,clocks_throttle_reasons.active"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What was seen at one moment; parts are of all cores' time since the last sample. None: not told here."""
+
+    others: float = 0.0  # busy with what is not this process
+    stolen: float = 0.0  # taken by the host of a virtual machine
+    cpu_mhz: float | None = None  # the fastest core's, while this process worked
+    gpu_mhz: float | None = None  # while it worked
+    slowed_by: str = ""
+    celsius: float | None = None
+
+
+def marks(samples: Sequence[Sample]) -> tuple[str, ...]:
+    """What speaks against figures that were made meanwhile, a sentence each."""
+    if not samples:
+        return ()
+    found = []
+    # One sample may be below 0: a decoding process counts as ours when it has ended.
+    others = sum(each.others for each in samples) / len(samples)
+    stolen = sum(each.stolen for each in samples) / len(samples)
+    if others > OTHERS_AT_WORK:
+        found.append(f"other programs used {others:.0%} of the processor meanwhile")
+    if stolen > STOLEN:
+        found.append(f"the virtual machine's host took {stolen:.0%} of the processor's time")
+    for what, clocks in (
+        ("the processor's", [each.cpu_mhz for each in samples if each.cpu_mhz]),
+        ("the GPU's", [each.gpu_mhz for each in samples if each.gpu_mhz]),
+    ):
+        if clocks and min(clocks) < (1 - CLOCK_FELL) * max(clocks):
+            found.append(f"{what} clock fell from {max(clocks):.0f} to {min(clocks):.0f} MHz")
+    slowed = sorted({each.slowed_by for each in samples if each.slowed_by})
+    if slowed:
+        found.append(f"the GPU slowed itself down ({', '.join(slowed)})")
+    return tuple(found)
+
+
+def told(samples: Sequence[Sample]) -> dict[str, str]:
+    """Clocks and temperature, as far as they were seen."""
+    found = {}
+    for name, unit, values in (
+        ("CPU clock", "MHz", [each.cpu_mhz for each in samples if each.cpu_mhz]),
+        ("GPU clock", "MHz", [each.gpu_mhz for each in samples if each.gpu_mhz]),
+        ("temperature", "C", [each.celsius for each in samples if each.celsius]),
+    ):
+        if values:
+            found[name] = f"{min(values):.0f} to {max(values):.0f} {unit}"
+    return found
+
+
+class Watch:
+    """`with Watch() as watch: ...`, then `watch.samples`."""
+
+    def __init__(self) -> None:
+        self.samples: list[Sample] = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> Watch:
+        self._gpu = _Gpu()
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._over.set()
+        self._thread.join()
+        self._gpu.close()
+
+    def _look(self) -> None:
+        before = _ProcessorTime.now()
+        while not self._over.wait(EVERY_SECONDS):
+            after = _ProcessorTime.now()
+            others, stolen, own = after.since(before)
+            before = after
+            gpu_mhz, gpu_celsius, slowed = self._gpu.latest
+            gpu_mhz = gpu_mhz or _jetson_gpu_mhz()
+            self.samples.append(
+                Sample(
+                    others,
+                    stolen,
+                    _cpu_mhz() if own > _BUSY_CORES else None,
+                    gpu_mhz,
+                    slowed,
+                    gpu_celsius or _celsius(),
+                )
+            )
+
+
+@dataclass(frozen=True)
+class _ProcessorTime:
+    """Seconds of all cores together; own: this process and its ended children."""
+
+    at: float
+    busy: float
+    stolen: float
+    own: float
+
+    @classmethod
+    def now(cls) -> _ProcessorTime:
+        try:
+            words = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:9]
+        except OSError:
+            words = []
+        ticks = [int(word) / os.sysconf("SC_CLK_TCK") for word in words]
+        user, nice, system, _, _, interrupts, soft, stolen = ticks if len(ticks) == 8 else [0.0] * 8
+        own = os.times()
+        return cls(
+            time.monotonic(),
+            user + nice + system + interrupts + soft,
+            stolen,
+            own.user + own.system + own.children_user + own.children_system,
+        )
+
+    def since(self, before: _ProcessorTime) -> tuple[float, float, float]:
+        """Parts of all cores' time that others used and that were stolen; and how many cores were ours."""
+        spent = self.at - before.at
+        whole, own = spent * (os.cpu_count() or 1), self.own - before.own
+        return (self.busy - before.busy - own) / whole, (self.stolen - before.stolen) / whole, own / spent
+
+
+class _Gpu:
+    """nvidia-smi, asked once and answering all the time: starting it again and again would disturb."""
+
+    latest: tuple[float | None, float | None, str] = (None, None, "")  # MHz while busy, C, slowed by
+
+    def __init__(self) -> None:
+        command = ("nvidia-smi", "--id=0", f"--query-gpu={_FIELDS}", "--format=csv,noheader,nounits")
+        try:
+            self._program: subprocess.Popen[str] | None = subprocess.Popen(
+                (*command, f"--loop-ms={int(EVERY_SECONDS * 1000)}"),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL,
+                text=True,
+            )
+        except OSError:
+            self._program = None
+            return
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self._program is not None
+        assert self._program.stdout is not None
+        for line in self._program.stdout:
+            self.latest = read_gpu_line(line)
+
+    def close(self) -> None:
+        if self._program is not None:
+            self._program.terminate()
+            self._program.wait()
+
+
+def read_gpu_line(line: str) -> tuple[float | None, float | None, str]:
+    """`1410, 98, 61, 0x0000000000000004` -> (1410.0, 61.0, "power cap"); the clock of a busy GPU alone."""
+    clock, busy, celsius, reasons = ([*map(str.strip, line.split(",")), "", "", "", ""])[:4]
+    bits = int(reasons, 16) if reasons.startswith("0x") else 0
+    slowed = ", ".join(dict.fromkeys(word for bit, word in _SLOWED.items() if bits & bit))
+    is_busy = (_number(busy) or 0.0) >= _BUSY_GPU
+    return _number(clock) if is_busy else None, _number(celsius), slowed if is_busy else ""
+
+
+def _cpu_mhz() -> float | None:
+    """The fastest core's: the others may rest. None where the system does not scale, or does not say."""
+    return _largest("devices/system/cpu/cpu*/cpufreq/scaling_cur_freq", lambda khz: khz / 1000)
+
+
+def _jetson_gpu_mhz() -> float | None:
+    """Of a Jetson's GPU while it works (load is in thousandths)."""
+    loads = [_number(_text(SYSTEM / place / "gpu.0/load")) for place in ("devices", "devices/platform")]
+    if max(load or 0.0 for load in loads) < 10 * _BUSY_GPU:
+        return None
+    return _largest("class/devfreq/*gpu*/cur_freq", lambda hertz: hertz / 1e6)
+
+
+def _celsius() -> float | None:
+    return _largest("class/thermal/thermal_zone*/temp", lambda thousandths: thousandths / 1000)
+
+
+def _largest(pattern: str, convert: Callable[[float], float]) -> float | None:
+    found = [number for file in SYSTEM.glob(pattern) if (number := _number(_text(file))) is not None]
+    return convert(max(found)) if found else None
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
