@@ -32,7 +32,7 @@ _FIELDS = "clocks.sm,utilization.gpu,temperature.gpu,clocks_throttle_reasons.act
 
 @dataclass(frozen=True)
 class Sample:
-    """What was seen at one moment; parts are of all cores' time since the last sample. None: not told here."""
+    """What was seen at one moment. Parts are of the cores' time since the last sample; None: not told."""
 
     others: float = 0.0  # busy with what is not this process
     stolen: float = 0.0  # taken by the host of a virtual machine

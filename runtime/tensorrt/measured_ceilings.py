@@ -1,7 +1,7 @@
 """The ceilings of this machine's GPU, measured: a copy in its memory, and a product per type by TensorRT.
 
-A product is built here as an engine of one layer, so it is TensorRT's own best kernel. Types that this TensorRT
-or GPU does not build are left out: no floor is told for them.
+A product is built here as an engine of one layer, so it is TensorRT's own best kernel. Types that this
+TensorRT or GPU does not build are left out: no floor is told for them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A bundle's frame engines, one at a time, timed by events on the GPU: the counterpart of
 `llamavid.runtime.profile.stages.CpuStages`.
 
-Inputs and outputs stay on the GPU; what is timed is the engine alone, without copies and without the host. The
-first run with a shape prepares for it; whoever measures drops it.
+Inputs and outputs stay on the GPU; what is timed is the engine alone, without copies and without the host.
+The first run with a shape prepares for it; whoever measures drops it.
 """
 
 from __future__ import annotations

@@ -126,9 +126,9 @@ class Builder:
     def build_serialized_network(self, network: list[bytes], config: BuilderConfig) -> bytes | None:
         (model,) = network
         graph = onnx.load_from_string(model).graph
-        if any(each.data_type == onnx.TensorProto.FLOAT8E4M3FN for each in graph.initializer):
-            if self._gpu.capability < (8, 9):
-                return None
+        is_fp8 = any(each.data_type == onnx.TensorProto.FLOAT8E4M3FN for each in graph.initializer)
+        if is_fp8 and self._gpu.capability < (8, 9):
+            return None
         file = Path(tempfile.mkdtemp(prefix="built."), "network.onnx")
         file.write_bytes(model)
         tensors = [

@@ -1,0 +1,98 @@
+"""What a machine under load, or one that slows itself down, is told by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llamavid.runtime.profile import machine_state
+from llamavid.runtime.profile.watch import Sample, Watch, marks, read_gpu_line, told
+
+
+def test_a_machine_of_its_own_is_not_marked() -> None:
+    assert marks([Sample(others=0.02, cpu_mhz=3000, gpu_mhz=1410, celsius=60)] * 5) == ()
+    assert marks([]) == ()
+
+
+def test_other_programs_at_work_are_told() -> None:
+    assert marks([Sample(others=0.5)] * 4) == ("other programs used 50% of the processor meanwhile",)
+
+
+def test_a_decoding_process_that_ends_is_not_taken_for_another_program() -> None:
+    """Its time is others' while it runs, and ours, all at once, when it has ended."""
+    assert marks([Sample(others=0.5), Sample(others=-0.5)]) == ()
+
+
+def test_time_that_the_virtual_machine_s_host_took_is_told() -> None:
+    (mark,) = marks([Sample(stolen=0.08)] * 4)
+    assert "host took 8%" in mark
+
+
+def test_a_clock_that_fell_is_told_with_both_numbers() -> None:
+    (mark,) = marks([Sample(gpu_mhz=1410), Sample(), Sample(gpu_mhz=1100)])
+    assert mark == "the GPU's clock fell from 1410 to 1100 MHz"
+    (mark,) = marks([Sample(cpu_mhz=3500), Sample(cpu_mhz=2000)])
+    assert mark == "the processor's clock fell from 3500 to 2000 MHz"
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("1410, 98, 61, 0x0000000000000000", (1410.0, 61.0, "")),
+        ("1095, 98, 88, 0x0000000000000060", (1095.0, 88.0, "heat")),
+        ("1200, 98, 70, 0x0000000000000004", (1200.0, 70.0, "power cap")),
+        ("345, 0, 35, 0x0000000000000001", (None, 35.0, "")),  # idle
+        ("[N/A], [N/A], [N/A], [N/A]", (None, None, "")),
+        ("", (None, None, "")),
+    ],
+)
+def test_what_nvidia_smi_says_of_a_gpu(line: str, found: tuple[float | None, float | None, str]) -> None:
+    assert read_gpu_line(line) == found
+
+
+def test_a_gpu_that_slowed_itself_down_is_marked_with_its_reason() -> None:
+    assert marks([Sample(slowed_by="heat"), Sample()]) == ("the GPU slowed itself down (heat)",)
+
+
+def test_clocks_and_temperatures_are_told_as_they_ranged() -> None:
+    assert told([Sample(gpu_mhz=1410, celsius=50), Sample(gpu_mhz=1350, celsius=61)]) == {
+        "GPU clock": "1350 to 1410 MHz",
+        "temperature": "50 to 61 C",
+    }
+
+
+def test_a_watch_looks_at_this_machine_and_ends() -> None:
+    with Watch() as watch:
+        sum(i * i for i in range(3_000_000))
+        watch._over.wait(0.7)
+    assert watch.samples
+    assert all(-1.5 < each.others < 1.5 and 0 <= each.stolen <= 1 for each in watch.samples)
+
+
+def program(folder: Path, name: str, words: str, code: int = 0) -> None:
+    file = folder / name
+    file.write_text(f"#!/bin/sh\ncat <<'END'\n{words}\nEND\nexit {code}\n")
+    file.chmod(0o755)
+
+
+def test_a_jetson_s_power_mode_and_clocks_are_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tmp_path, "nvpmodel", "NV Power Mode: MAXN\n0")
+    program(
+        tmp_path, "jetson_clocks", "SOC family:tegra234\nGPU MinFreq=1300500000\nFAN Dynamic Speed\nEMC 3199"
+    )
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    assert machine_state.machine_facts()["power mode"] == "NV Power Mode: MAXN 0"
+    assert machine_state.machine_state()["jetson_clocks"] == "GPU MinFreq=1300500000; EMC 3199"
+
+
+def test_what_is_absent_or_refuses_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(tmp_path, "jetson_clocks", "Error: must run as root", code=1)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    facts, state = machine_state.machine_facts(), machine_state.machine_state()
+    assert {"processor", "cores"} <= facts.keys()
+    assert "power mode" not in facts
+    assert "jetson_clocks" not in state
+    assert all({**facts, **state}.values())
