@@ -21,7 +21,7 @@ _COLORS = {
     "prefill": "#009E73",
     "decode": "#CC79A7",
 }
-_MODULES = ("encoder", "content", "decoder", "context")
+_BARS = ("encoder", "content", "decoder", "context")
 _INK, _PALE = "#333333", "#BBBBBB"
 _STAGE_COLORS = {
     "decode_video": "#999999",
@@ -40,10 +40,11 @@ def draw(profile: Profile, file: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "text.color": _INK}
+    style: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "text.color": _INK}
     with pyplot.rc_context({**style, "axes.edgecolor": _PALE, "axes.labelcolor": _INK}):
         figure = pyplot.figure(figsize=(12, 8.2), layout="constrained")
-        top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.15), hspace=0.04)
+        halves: Any = figure.subfigures(2, 1, height_ratios=(1, 1.15), hspace=0.04)
+        top, bottom = halves
         left, right = bottom.subfigures(1, 2, width_ratios=(1, 1.25), wspace=0.03)
         _draw_modules(top, profile)
         _draw_questions(left.subplots(), profile.questions)
@@ -65,10 +66,10 @@ def _draw_modules(area: Any, profile: Profile) -> None:
     """For each batch a panel: bars with the 10th to 90th percentile, and the floor as a line."""
     panels = area.subplots(1, len(profile.frames), squeeze=False, sharey=True)[0]
     floors = {(each.module, each.batch): each for each in profile.roofline.reached}
-    highest = max(each.modules[module].high for each in profile.frames for module in _MODULES)
-    lowest = min(each.floor or each.measured for each in floors.values() if each.module in _MODULES)
+    highest = max(each.modules[module].high for each in profile.frames for module in _BARS)
+    lowest = min(each.floor or each.measured for each in floors.values() if each.module in _BARS)
     for panel, each in zip(panels, profile.frames, strict=True):
-        for at, module in enumerate(_MODULES):
+        for at, module in enumerate(_BARS):
             figure = each.modules[module]
             spread = [[figure.median - figure.low], [figure.high - figure.median]]
             panel.bar(at, figure.median, 0.62, color=_COLORS[module], alpha=0.85)
@@ -83,7 +84,7 @@ def _draw_modules(area: Any, profile: Profile) -> None:
             )
         panel.set_yscale("log")
         panel.set_ylim(lowest / 2, highest * 4)
-        panel.set_xticks(range(len(_MODULES)), _MODULES)
+        panel.set_xticks(range(len(_BARS)), _BARS)
         panel.tick_params(length=0)
         panel.set_title(f"batch {each.batch}", loc="left", fontsize=9, color=_INK)
         panel.grid(axis="y", color=_PALE, alpha=0.3)
@@ -126,7 +127,7 @@ def _draw_roofline(panel: Any, profile: Profile) -> None:
     points = [
         each
         for each in roof.reached
-        if each.measured and each.bytes and (each.batch == largest or each.module not in _MODULES)
+        if each.measured and each.bytes and (each.batch == largest or each.module not in _BARS)
     ]
     intensities = [each.operations / each.bytes for each in points]
     edge = max(roof.products.values()) / roof.bandwidth
@@ -174,4 +175,4 @@ def _merged(products: dict[str, float]) -> dict[float, str]:
 
 
 def _point_name(reached: Reached) -> str:
-    return reached.module if reached.module not in _MODULES else f"{reached.module}, batch {reached.batch}"
+    return reached.module if reached.module not in _BARS else f"{reached.module}, batch {reached.batch}"

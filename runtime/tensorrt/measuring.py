@@ -128,8 +128,10 @@ class TimedRun:
     def close(self) -> None:
         self._stream.close()
         self._context.close()
-        for each in (self._begin, self._end, *self._buffers.values()):
-            each.close()
+        for event in (self._begin, self._end):
+            event.close()
+        for buffer in self._buffers.values():
+            buffer.close()
 
     def _upload(self, target: DeviceBuffer, array: Array) -> None:
         staging = PinnedBuffer(self._cuda, array.nbytes)
