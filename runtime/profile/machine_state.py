@@ -16,6 +16,7 @@ from llamavid.runtime.implementation import implementation, simd
 
 SYSTEM = Path("/sys")
 _CPUINFO, _TEGRA = Path("/proc/cpuinfo"), Path("/etc/nv_tegra_release")
+_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 _MODEL = Path("/proc/device-tree/model")  # a board's name
 _PACKAGES = ("numpy", "onnxruntime", "av")
 _PATIENCE_SECONDS = 10
@@ -31,6 +32,7 @@ def machine_facts() -> dict[str, str]:
         "board": _words(_MODEL),
         "processor": processor(),
         "cores": str(cores()),
+        "quota": _quota(),
         "architecture": platform.machine(),
         "GPU": _gpu("name,memory.total"),
         "power mode": " ".join(mode.split()) if mode else _gpu("power.limit,clocks.max.sm"),
@@ -67,6 +69,12 @@ def processor() -> str:
 def cores() -> int:
     """That this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _quota() -> str:
+    """Of a container: microseconds of processor time in each period of as many."""
+    words = _words(_CPU_MAX)
+    return "" if words.startswith("max") else words
 
 
 def _gpu(fields: str) -> str:

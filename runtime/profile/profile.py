@@ -14,6 +14,7 @@ the machine; what it sees marks the profile.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -24,7 +25,7 @@ import numpy.typing as npt
 from llamavid.bundle import QUESTION_VOCABULARY, Bundle, ParityRow
 from llamavid.errors import DeviceError
 from llamavid.prompt import checked_question
-from llamavid.runtime.machine import Machine, open_machine
+from llamavid.runtime.machine import CPU, Machine, OnCpu, open_machine
 from llamavid.runtime.profile.document import (
     FORMAT_VERSION,
     Conditions,
@@ -94,51 +95,64 @@ def profile_bundle(
         SourceError: a video cannot be read.
         PromptError: a question, or so many frames, do not fit the model.
     """
-    config, notes = bundle.manifest.model, list[str]()
-    with Watch() as watch:
-        session = VideoSession(bundle, threads=wanted.threads, on=on, allow_cpu=allow_cpu)
-        with session:
-            questions = question_figures(
-                session,
-                wanted.videos[0],
-                wanted.questions,
-                frames=wanted.frames,
-                fps=FPS,
-                new_tokens=wanted.new_tokens,
-                seconds=wanted.seconds,
-                on_round=_told(tell, "two questions"),
-            )
-        video, pixels = video_figures(
-            wanted.videos,
-            config.preprocessing,
+    with (
+        Watch() as watch,
+        closing(
+            open_machine(bundle, on=on, allow_cpu=allow_cpu, timings=Timings(), threads=wanted.threads)
+        ) as machine,
+    ):
+        # 1) as a user has it: a session of its own, which leaves nothing in memory
+        questions = _questions(bundle, wanted, CPU if isinstance(machine, OnCpu) else on, tell)
+        video, pixels = _video(bundle, wanted, tell)
+        # 2) module by module
+        stages, notes = machine.stages(), _short_video(video)
+        ids = _question_ids(bundle, wanted.questions[0])
+        frames = tuple(_frames(stages, bundle, pixels, ids, wanted, tell, notes))
+        language = _language(machine, wanted, questions.prompt_tokens, tell)
+        # 3) what would be possible; no figure, so the machine's state meanwhile does not matter
+        samples = list(watch.samples)
+        ceilings = stages.ceilings(lambda what: tell(what, 0, None))
+    wide = wide_spreads(frames, language, questions)
+    conditions = _conditions(machine, stages.origin, wanted, video, samples, (*marks(samples), *wide))
+    precisions = stages.origin.precisions
+    roof = roofline(bundle.manifest.model, ids.shape[1], frames, language, precisions, ceilings)
+    return Profile(FORMAT_VERSION, conditions, video, frames, language, questions, roof, tuple(notes))
+
+
+def _questions(bundle: Bundle, wanted: Wanted, on: str | None, tell: Tell) -> QuestionFigures:
+    with VideoSession(bundle, threads=wanted.threads, on=on) as session:
+        return question_figures(
+            session,
+            wanted.videos[0],
+            wanted.questions,
             frames=wanted.frames,
             fps=FPS,
-            seconds=wanted.seconds / 2,
-            on_round=_told(tell, "decoding"),
+            new_tokens=wanted.new_tokens,
+            seconds=wanted.seconds,
+            on_round=_told(tell, "two questions"),
         )
-        notes += _short_video(video)
-        machine = open_machine(bundle, on=on, allow_cpu=allow_cpu, timings=Timings(), threads=wanted.threads)
-        try:
-            stages = machine.stages()
-            ids = _question_ids(bundle, wanted.questions[0])
-            frames = tuple(_frames(stages, bundle, pixels, ids, wanted, tell, notes))
-            language = language_figures(
-                machine.decoder(),
-                config.language,
-                prompt_tokens=questions.prompt_tokens,
-                new_tokens=wanted.new_tokens,
-                seconds=wanted.seconds,
-                on_round=_told(tell, "language model"),
-            )
-            samples = list(watch.samples)  # measuring ceilings is no figure
-            ceilings = stages.ceilings(lambda what: tell(what, 0, None))
-        finally:
-            machine.close()
-    roof = roofline(config, ids.shape[1], frames, language, stages.origin.precisions, ceilings)
-    conditions = _conditions(machine, stages.origin, wanted, video, samples)
-    wide = tuple(wide_spreads(video, frames, language, questions))
-    conditions = Conditions(conditions.alike, conditions.told, conditions.parity, (*conditions.marks, *wide))
-    return Profile(FORMAT_VERSION, conditions, video, frames, language, questions, roof, tuple(notes))
+
+
+def _video(bundle: Bundle, wanted: Wanted, tell: Tell) -> tuple[VideoFigures, npt.NDArray[np.float32]]:
+    return video_figures(
+        wanted.videos,
+        bundle.manifest.model.preprocessing,
+        frames=wanted.frames,
+        fps=FPS,
+        seconds=wanted.seconds,
+        on_round=_told(tell, "decoding"),
+    )
+
+
+def _language(machine: Machine, wanted: Wanted, prompt_tokens: int, tell: Tell) -> LanguageFigures:
+    return language_figures(
+        machine.decoder(),
+        machine.bundle.manifest.model.language,
+        prompt_tokens=prompt_tokens,
+        new_tokens=wanted.new_tokens,
+        seconds=wanted.seconds,
+        on_round=_told(tell, "language model"),
+    )
 
 
 def _frames(
@@ -197,7 +211,12 @@ def _short_video(video: VideoFigures) -> list[str]:
 
 
 def _conditions(
-    machine: Machine, origin: Origin, wanted: Wanted, video: VideoFigures, samples: Sequence[Sample]
+    machine: Machine,
+    origin: Origin,
+    wanted: Wanted,
+    video: VideoFigures,
+    samples: Sequence[Sample],
+    marked: tuple[str, ...],
 ) -> Conditions:
     alike = {
         "on": machine.name,
@@ -215,7 +234,7 @@ def _conditions(
         {name: text for name, text in alike.items() if text},
         {**machine_state(), **told(samples)},
         parity_words(origin.parity),
-        marks(samples),
+        marked,
     )
 
 
@@ -231,13 +250,9 @@ def parity_words(rows: Sequence[ParityRow]) -> dict[str, str]:
 
 
 def wide_spreads(
-    video: VideoFigures,
-    frames: Sequence[FrameFigures],
-    language: LanguageFigures,
-    questions: QuestionFigures,
+    frames: Sequence[FrameFigures], language: LanguageFigures, questions: QuestionFigures
 ) -> Iterator[str]:
-    """One sentence that names the figures whose rounds lie too far apart. Reading a video varies by itself:
-    its frames differ."""
+    """One sentence that names the figures whose rounds lie too far apart. Frames that are decoded may."""
     named: list[tuple[str, Figure]] = [
         (f"{module} at batch {each.batch}", figure)
         for each in frames

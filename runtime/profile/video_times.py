@@ -1,16 +1,17 @@
 """Milliseconds a frame of decoding and preparing pixels, read as a session reads files.
 
-Decoding goes on in a process of its own: what is timed is how long the reader waits for each next frame that
-is to be looked at, the frames passed over before it included.
+Decoding goes on in a process of its own, and ahead of the reader. So it has a pass of its own: what is timed
+is how long a reader who does nothing else waits for each next frame that is to be looked at, the frames passed
+over before it included.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,14 +21,15 @@ from llamavid.errors import SourceError
 from llamavid.runtime.clip import frame_pixels
 from llamavid.runtime.profile.document import VideoFigures
 from llamavid.runtime.profile.figures import figure, rounds_within
+from llamavid.runtime.video.frames import Frame, SourceKind
 from llamavid.runtime.video.sources import open_source
 
 
 @dataclass
 class _Spent:
-    """Milliseconds of one pass."""
+    """Milliseconds of one pass over the files."""
 
-    opening: list[float] = field(default_factory=list)
+    opening: list[float] = field(default_factory=list)  # to the first frame
     decode: list[float] = field(default_factory=list)
     pixels: list[float] = field(default_factory=list)
 
@@ -47,56 +49,49 @@ def video_figures(
         SourceError: a file cannot be read, or none has a frame.
     """
     kept: list[npt.NDArray[np.float32]] = []
-    sizes: list[tuple[int, int]] = []
+    sizes: set[tuple[int, int]] = set()
 
     def read() -> _Spent:
-        kept.clear()
         spent = _Spent()
-        for path in paths:
-            if len(kept) < frames:
-                _read(path, preprocessing, frames, fps, kept, sizes, spent)
+        for number, _, milliseconds, _ in _frames(paths, frames, fps):
+            (spent.decode if number else spent.opening).append(milliseconds)
+        kept.clear()
+        for _, frame, _, kind in _frames(paths, frames, fps):
+            start = time.perf_counter()
+            kept.append(frame_pixels([frame], kind, preprocessing))
+            spent.pixels.append((time.perf_counter() - start) * 1000)
+            sizes.add(frame.size)
         return spent
 
     passes = rounds_within(read, seconds, at_most=10, on_round=on_round)
     if not kept:
         raise SourceError(f"{paths[0]} has no frame", expected="a video to be looked at")
-    width, height = max(sizes)
-    every: dict[str, list[float]] = {
-        name: [ms for each in passes for ms in getattr(each, name)]
+    opening, decode, pixels = (
+        [each for spent in passes for each in getattr(spent, name)]
         for name in ("opening", "decode", "pixels")
-    }
+    )
+    width, height = max(sizes)
     made = VideoFigures(
         ", ".join(path.name for path in paths),
         f"{width} x {height}",
         len(kept),
         frames,
-        figure(every["opening"]),
-        figure(every["decode"] or every["opening"]),  # a picture's one frame comes with its opening
-        figure(every["pixels"]),
+        figure(opening),
+        figure(decode or opening),  # a picture's one frame comes with its opening
+        figure(pixels),
     )
     return made, np.concatenate(kept)
 
 
-def _read(
-    path: Path,
-    preprocessing: Preprocessing,
-    frames: int,
-    fps: float,
-    kept: list[npt.NDArray[np.float32]],
-    sizes: list[tuple[int, int]],
-    spent: _Spent,
-) -> None:
-    """One file's frames into `kept`, up to `frames` in all; opening lasts until its first frame is there."""
-    start = time.perf_counter()
-    kind: Any = None
-    with open_source(path, fps=fps) as source:
-        kind = source.kind
-        for number, frame in enumerate(source.frames()):
-            (spent.decode if number else spent.opening).append((time.perf_counter() - start) * 1000)
-            start = time.perf_counter()
-            kept.append(frame_pixels([frame], kind, preprocessing))
-            spent.pixels.append((time.perf_counter() - start) * 1000)
-            sizes.append(frame.size)
-            if len(kept) == frames:
-                return
-            start = time.perf_counter()
+def _frames(paths: Sequence[Path], frames: int, fps: float) -> Iterator[tuple[int, Frame, float, SourceKind]]:
+    """The first `frames` of all files: number in its file, frame, how long it was waited for, kind."""
+    taken = 0
+    for path in paths:
+        start = time.perf_counter()
+        with open_source(path, fps=fps) as source:
+            for number, frame in enumerate(islice(source.frames(), frames - taken)):
+                yield number, frame, (time.perf_counter() - start) * 1000, source.kind
+                taken += 1
+                start = time.perf_counter()
+        if taken == frames:
+            return

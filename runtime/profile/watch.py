@@ -27,7 +27,9 @@ _BUSY_GPU, _BUSY_CORES = 30, 0.5  # percent, cores: a resting one's clock says n
 
 # Of nvidia-smi's bits. The others (idle, clocks that were set, sync boost) are no fault.
 _SLOWED = {0x4: "power cap", 0x8: "slowdown", 0x20: "heat", 0x40: "heat", 0x80: "power brake"}
-_FIELDS = "clocks.sm,utilization.gpu,temperature.gpu,clocks_throttle_reasons.active"
+_FIELDS = "clocks.sm,utilization.gpu,temperature.gpu"
+_REASONS = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")  # since driver 535, and before
+_FORMAT, _LOOP = "--format=csv,noheader,nounits", f"--loop-ms={int(EVERY_SECONDS * 1000)}"
 
 
 @dataclass(frozen=True)
@@ -155,30 +157,33 @@ class _Gpu:
     latest: tuple[float | None, float | None, str] = (None, None, "")  # MHz while busy, C, slowed by
 
     def __init__(self) -> None:
-        command = ("nvidia-smi", "--id=0", f"--query-gpu={_FIELDS}", "--format=csv,noheader,nounits")
-        try:
-            self._program: subprocess.Popen[str] | None = subprocess.Popen(
-                (*command, f"--loop-ms={int(EVERY_SECONDS * 1000)}"),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                stdin=subprocess.DEVNULL,
-                text=True,
-            )
-        except OSError:
-            self._program = None
-            return
-        threading.Thread(target=self._read, daemon=True).start()
+        self._program: subprocess.Popen[str] | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
 
     def _read(self) -> None:
-        assert self._program is not None
-        assert self._program.stdout is not None
-        for line in self._program.stdout:
-            self.latest = read_gpu_line(line)
+        for reasons in _REASONS:
+            if self._over.is_set():
+                return
+            command = ("nvidia-smi", "--id=0", f"--query-gpu={_FIELDS},{reasons}", _FORMAT, _LOOP)
+            pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+            try:
+                self._program = subprocess.Popen(command, text=True, **pipes)  # type: ignore[call-overload]
+            except OSError:
+                return
+            assert self._program is not None
+            assert self._program.stdout is not None
+            for line in self._program.stdout:
+                if line.count(",") == _FIELDS.count(",") + 1:  # otherwise it complains of a field
+                    self.latest = read_gpu_line(line)
 
     def close(self) -> None:
+        self._over.set()
         if self._program is not None:
             self._program.terminate()
             self._program.wait()
+        self._thread.join(timeout=1)
 
 
 def read_gpu_line(line: str) -> tuple[float | None, float | None, str]:

@@ -162,14 +162,14 @@ def test_a_wide_spread_is_told_by_name_and_not_averaged_away() -> None:
     profile = made()
     frames = profile.frames[0]
     wide = replace(frames, modules={**frames.modules, "decoder": steady(400.0, spread=0.6)})
-    (mark,) = wide_spreads(profile.video, (wide,), profile.language, profile.questions)
+    (mark,) = wide_spreads((wide,), profile.language, profile.questions)
     assert mark == "rounds lie further apart than 25% of the median: decoder at batch 8 (60%)"
-    assert not list(wide_spreads(profile.video, (frames,), profile.language, profile.questions))
+    assert not list(wide_spreads((frames,), profile.language, profile.questions))
 
 
 def test_many_wide_spreads_are_told_by_the_worst_and_a_number() -> None:
     profile = made()
     all_wide = {name: steady(1.0, spread=0.5) for name in MODULES}
     frames = [replace(profile.frames[0], modules=all_wide, batch=batch) for batch in (1, 8)]
-    (mark,) = wide_spreads(profile.video, frames, profile.language, profile.questions)
+    (mark,) = wide_spreads(frames, profile.language, profile.questions)
     assert mark.endswith("and 4 more")

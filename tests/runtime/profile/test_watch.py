@@ -76,6 +76,20 @@ def program(folder: Path, name: str, words: str, code: int = 0) -> None:
     file.chmod(0o755)
 
 
+@pytest.mark.parametrize("known", ["clocks_event_reasons", "clocks_throttle_reasons"])
+def test_a_gpu_is_watched_by_drivers_before_and_after_the_reasons_were_renamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: str
+) -> None:
+    file = tmp_path / "nvidia-smi"
+    says = "while :; do echo '1095, 98, 88, 0x0000000000000040'; sleep 0.1; done"
+    file.write_text(f'#!/bin/sh\ncase "$2" in *{known}*) {says};; *) echo not a valid field; exit 2;; esac\n')
+    file.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    with Watch() as watch:
+        watch._over.wait(1.3)
+    assert (watch.samples[-1].gpu_mhz, watch.samples[-1].slowed_by) == (1095.0, "heat")
+
+
 def test_a_jetson_s_power_mode_and_clocks_are_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

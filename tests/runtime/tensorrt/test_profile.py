@@ -102,4 +102,5 @@ def test_the_allowed_cpu_is_what_the_profile_says_it_ran_on(late: Machine, stamp
     done = typed(folder, sample_clip(), *QUICK, "--batch", "1", "--json", "--allow-cpu")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["conditions"]["alike"]["on"] == "CPU, ONNX Runtime"
+    assert done.stderr.count("The CPU answers, not an engine") == 1
     assert late.counts.deserialized == 0
