@@ -1,7 +1,7 @@
 """Milliseconds a frame of decoding and preparing pixels, read as a session reads files.
 
 Decoding goes on in a process of its own, and ahead of the reader. So it has a pass of its own: what is timed
-is how long a reader who does nothing else waits for each next frame that is to be looked at, the frames passed
+is how long a reader who does nothing else waits for each next frame to be looked at, the frames passed
 over before it included.
 """
 
