@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from llamavid.console import printable
+
 if TYPE_CHECKING:
     from llamavid.runtime.profile.comparing import Comparison
     from llamavid.runtime.profile.document import Profile, Reached
@@ -131,16 +133,17 @@ def _range(least: float | None, likely: float | None) -> str:
 
 def print_comparison(comparison: Comparison, first: str, second: str) -> None:
     for what in comparison.unlike:
-        click.secho(f"unlike: {what}", err=True, fg="yellow")
+        click.secho(f"unlike: {printable(what)}", err=True, fg="yellow")
     for what in comparison.told:
-        click.echo(f"differs: {what}")
+        click.echo(f"differs: {printable(what)}")
     width = max((len(each.what) for each in comparison.ratios), default=0)
     click.echo(f"{'ms':{width}} {first:>{_CELL}} {second:>{_CELL}}  times as fast")
     for each in comparison.ratios:
+        what = printable(each.what)
         times = "" if each.times is None else f"{each.times:6.2f}"
         doubt = "" if each.is_clear else "  within the spread"
         click.echo(
-            f"{each.what:{width}} {_cell(each.first):>{_CELL}} {_cell(each.second):>{_CELL}}  {times}{doubt}"
+            f"{what:{width}} {_cell(each.first):>{_CELL}} {_cell(each.second):>{_CELL}}  {times}{doubt}"
         )
 
 

@@ -13,7 +13,7 @@ import click
 from llamavid.commands.bundle_argument import chosen_bundle, is_bundle
 from llamavid.commands.device_options import device_options
 from llamavid.commands.extras import require_extra
-from llamavid.console import Progress, remark
+from llamavid.console import Progress, printable, remark
 from llamavid.errors import UsageError
 
 _QUESTIONS = ("What is happening in the video?", "What happens at the end?")
@@ -147,7 +147,7 @@ def _compare(pair: tuple[Path, Path], unlike: bool, as_json: bool) -> None:
     comparison = compare(first, second, unlike=unlike)
     for name, each in zip(pair, (first, second), strict=True):
         for mark in each.conditions.marks:
-            click.secho(f"marked: {name.name}: {mark}", err=True, fg="yellow")
+            click.secho(f"marked: {name.name}: {printable(mark)}", err=True, fg="yellow")
     if as_json:
         click.echo(comparison_document(comparison))
     else:

@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from llamavid.bundle import MANIFEST, open_bundle
+from llamavid.commands.profile_table import print_comparison
 from llamavid.config import Preprocessing
 from llamavid.errors import BundleError, CheckpointError, LlamaVidError, SourceError, UsageError
 from llamavid.feature_file import is_feature_file, read_features
 from llamavid.model.dimensions import model_config, preprocessing_from_file
 from llamavid.model.tensor_files import read_json
+from llamavid.runtime.profile.comparing import compare
+from llamavid.runtime.profile.document import read_profile
 from llamavid.subtitles import read_subtitles, subtitle_of_each_frame
 from llamavid.train.movie_pickles import movie_from_pickle
 
@@ -101,6 +104,14 @@ def config_read(file: Path) -> None:
     model_config(read_json(file, "a config"), _SHAPES, constants, file.parent / "no bert")
 
 
+def profile_read(file: Path) -> None:
+    """And compared with itself: nothing differs."""
+    profile = read_profile(file)
+    comparison = compare(profile, profile)
+    assert not comparison.unlike
+    print_comparison(comparison, "a.json", "b.json")
+
+
 def constants_read(file: Path) -> None:
     preprocessing_from_file({}, file)
 
@@ -123,6 +134,7 @@ READERS = {
     "subtitles": Reader(subtitles_read, "movie.srt", UsageError),
     "config": Reader(config_read, "config.json", CheckpointError, is_json=True),
     "preprocessor": Reader(constants_read, "preprocessor_config.json", CheckpointError, is_json=True),
+    "profile": Reader(profile_read, "profile.json", UsageError, is_json=True),
     "pickle": Reader(movie_from_pickle, "movie.pkl", SourceError),
 }
 
