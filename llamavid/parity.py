@@ -22,7 +22,8 @@ class Tolerance(NamedTuple):
 
 
 # Both sides round to the same levels. A sum in another order moves a value at a boundary by one, and what
-# comes after it too: 1e-7 in one layer, 7e-3 after the four blocks of the tiny encoder.
+# comes after it too: 1e-7 in one layer, 7e-3 after the four blocks of the tiny encoder, and at most about as far
+# as rounding itself goes, which is measured beside it.
 _SAME_LEVELS = "weights and activations on the same levels; sums in another order move some by one"
 
 # Of a graph, run by ONNX Runtime on the CPU.
@@ -30,8 +31,8 @@ TOLERANCES = {
     "fp32": Tolerance(2e-5, "float32, another order of summation"),
     "fp16": Tolerance(2e-2, "float16 weights and edges; a CPU may multiply in float32"),
     "bf16": Tolerance(1e-1, "bfloat16 keeps 8 bits; computed by its emulation, or in float32"),
-    "int8 frames": Tolerance(1e-1, _SAME_LEVELS),
-    "fp8 frames": Tolerance(1e-1, _SAME_LEVELS),
+    "int8 frames": Tolerance(2e-1, _SAME_LEVELS),
+    "fp8 frames": Tolerance(2e-1, _SAME_LEVELS),
     "int4 frames": Tolerance(1e-1, "the same int4 weights, activations rounded to int8 by the kernel"),
     "cost": Tolerance(
         9e-1, "what the format itself costs; `llamavid eval` judges it, here only a ruined model fails"
@@ -40,8 +41,8 @@ TOLERANCES = {
     "int4 in float16": Tolerance(
         2e-2, "the same int4 weights, float16 otherwise; a CPU may multiply in float32"
     ),
-    "int8 run": Tolerance(1e-1, _SAME_LEVELS),
-    "fp8 run": Tolerance(1e-1, _SAME_LEVELS),
+    "int8 run": Tolerance(2e-1, _SAME_LEVELS),
+    "fp8 run": Tolerance(2e-1, _SAME_LEVELS),
     "int4 run": Tolerance(1e-1, "the same int4 weights, activations rounded to int8 by the kernel"),
 }
 
@@ -50,8 +51,8 @@ ENGINE_TOLERANCES = {
     "fp32": Tolerance(2e-5, "float32 without TF32, another order of summation"),
     "fp16": Tolerance(2e-2, "float16 products; sums that need it in float32"),
     "bf16": Tolerance(1e-1, "bfloat16 products keep 8 bits; sums that need it in float32"),
-    "int8": Tolerance(1e-1, _SAME_LEVELS),
-    "fp8": Tolerance(1e-1, _SAME_LEVELS),
+    "int8": Tolerance(2e-1, _SAME_LEVELS),
+    "fp8": Tolerance(2e-1, _SAME_LEVELS),
     "int4": Tolerance(2e-2, "the same int4 weights, float16 otherwise"),
 }
 
