@@ -22,8 +22,8 @@ class Tolerance(NamedTuple):
 
 
 # Both sides round to the same levels. A sum in another order moves a value at a boundary by one, and what
-# comes after it too: 1e-7 in one layer, 7e-3 after the four blocks of the tiny encoder, and at most about as far
-# as rounding itself goes, which is measured beside it.
+# comes after it too: 1e-7 in one layer, 7e-3 after the four blocks of the tiny encoder, and at most about as
+# far as rounding itself goes, which is measured beside it.
 _SAME_LEVELS = "weights and activations on the same levels; sums in another order move some by one"
 
 # Of a graph, run by ONNX Runtime on the CPU.
