@@ -114,8 +114,7 @@ def profile_bundle(
         ceilings = stages.ceilings(lambda what: tell(what, 0, None))
     wide = wide_spreads(frames, language, questions)
     conditions = _conditions(machine, stages.origin, wanted, video, samples, (*marks(samples), *wide))
-    precisions = stages.origin.precisions
-    roof = roofline(bundle.manifest.model, ids.shape[1], frames, language, precisions, ceilings)
+    roof = roofline(bundle.manifest.model, ids.shape[1], frames, language, stages.origin, ceilings)
     return Profile(FORMAT_VERSION, conditions, video, frames, language, questions, roof, tuple(notes))
 
 

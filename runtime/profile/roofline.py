@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from llamavid.ceilings import PUBLISHED, Ceilings, bytes_moved, floor
 from llamavid.config import ModelConfig
 from llamavid.runtime.profile.document import FrameFigures, LanguageFigures, Projection, Reached, Roofline
+from llamavid.runtime.profile.stages import Origin
 from llamavid.work import GRAPH_OF, MODULES, Work, decode_work, frame_work, prefill_work
 
 PREFILL, DECODE = "prefill", "decode"  # modules of the language model
@@ -17,20 +18,18 @@ def roofline(
     question_tokens: int,
     frames: Sequence[FrameFigures],
     language: LanguageFigures,
-    precisions: Mapping[str, str],
+    origin: Origin,
     ceilings: Ceilings,
 ) -> Roofline:
-    """Of this machine's `ceilings`; projected from the largest batch.
-
-    precisions: by stage.
-    """
+    """Of what runs, under this machine's `ceilings`; projected from the largest batch."""
     works = frame_work(config, question_tokens)
     reached = [
         _reached(
             module,
             works[module],
             each.modules[module].median,
-            precisions[GRAPH_OF[module]],
+            GRAPH_OF[module],
+            origin,
             ceilings,
             each.batch,
         )
@@ -41,8 +40,8 @@ def roofline(
     writing = decode_work(config.language, middle)
     reading = prefill_work(config.language, language.prompt_tokens)
     reached += [
-        _reached(PREFILL, reading, language.prefill.median, precisions["llm"], ceilings, 1),
-        _reached(DECODE, writing, language.decode.median, precisions["llm"], ceilings, 1),
+        _reached(PREFILL, reading, language.prefill.median, "llm", origin, ceilings, 1),
+        _reached(DECODE, writing, language.decode.median, "llm", origin, ceilings, 1),
     ]
     largest = max(each.batch for each in frames)
     of_a_frame = [each for each in reached if each.batch == largest and each.module in MODULES]
@@ -61,15 +60,23 @@ def roofline(
 
 
 def _reached(
-    module: str, work: Work, measured: float, precision: str, ceilings: Ceilings, batch: int
+    module: str,
+    work: Work,
+    measured: float,
+    stage: str,
+    origin: Origin,
+    ceilings: Ceilings,
+    batch: int,
 ) -> Reached:
-    least = floor(work, precision, ceilings, frames=batch)
+    precision = origin.precisions[stage]
+    element = origin.contracts[stage].inputs[0].dtype.numpy.itemsize
+    least = floor(work, precision, ceilings, frames=batch, element_bytes=element)
     return Reached(
         module,
         batch,
         precision,
         float(work.operations),
-        bytes_moved(work, precision, frames=batch),
+        bytes_moved(work, precision, frames=batch, element_bytes=element),
         measured,
         least.milliseconds if least else None,
         least.bound if least else "",

@@ -11,6 +11,13 @@ import pytest
 
 from llamavid.ceilings import Ceilings
 from llamavid.config import ModelConfig
+from llamavid.contract import (
+    DType,
+    content_contract,
+    context_contract,
+    language_contract,
+    vision_contract,
+)
 from llamavid.errors import UsageError
 from llamavid.runtime.profile.comparing import compare
 from llamavid.runtime.profile.document import (
@@ -26,6 +33,7 @@ from llamavid.runtime.profile.document import (
 from llamavid.runtime.profile.figures import Figure
 from llamavid.runtime.profile.profile import wide_spreads
 from llamavid.runtime.profile.roofline import roofline
+from llamavid.runtime.profile.stages import Origin
 from llamavid.work import MODULES
 from tests.test_work import RELEASED
 
@@ -35,6 +43,13 @@ ALIKE = {
     "batch": "8",
     "bundle": "0123",
 }
+CONTRACTS = {
+    "vision": vision_contract(RELEASED, DType.FLOAT16),
+    "content": content_contract(RELEASED, DType.FLOAT16),
+    "context": context_contract(RELEASED, DType.FLOAT16),
+    "llm": language_contract(RELEASED.language, DType.FLOAT16),
+}
+ORIGIN = Origin(CONTRACTS, dict.fromkeys(CONTRACTS, "fp16"), (), "0123")
 CEILINGS = Ceilings("here", {"fp32": 1e11, "fp16": 1e11}, 2e10, "measured here", is_cpu=True)
 
 
@@ -59,9 +74,7 @@ def made(encoder: float = 8000.0, *, config: ModelConfig = RELEASED, **alike: st
         {"first": {}, "second": {}},
     )
     video = VideoFigures("clip.mp4", "640 x 360", 9, 9, steady(100.0), steady(3.0), steady(1.0))
-    roof = roofline(
-        config, 16, frames, language, dict.fromkeys(("vision", "content", "context", "llm"), "fp16"), CEILINGS
-    )
+    roof = roofline(config, 16, frames, language, ORIGIN, CEILINGS)
     conditions = Conditions({**ALIKE, **alike}, {"llamavid": "0.1.0"}, {"vision": "1e-4"}, ())
     return Profile(FORMAT_VERSION, conditions, video, frames, language, questions, roof, ())
 
