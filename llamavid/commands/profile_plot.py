@@ -162,7 +162,8 @@ def _draw_ceilings(panel: Any, products: dict[str, float], bandwidth: float, low
     top = max(products.values(), default=bandwidth * high)
     ridge = min(top / bandwidth, high)
     panel.plot([low, ridge], [low * bandwidth, ridge * bandwidth], color=_INK, linewidth=1.2)
-    panel.annotate("memory", (low * 1.2, low * bandwidth * 1.5), color=_INK, rotation=35)
+    middle = (low * ridge) ** 0.5
+    panel.annotate("memory", (middle, middle * bandwidth), (-6, 4), textcoords="offset points", ha="right")
 
 
 def _merged(products: dict[str, float]) -> dict[float, str]:

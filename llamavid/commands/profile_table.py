@@ -160,6 +160,8 @@ def _row(name: str, cells: Sequence[str], note: str) -> str:
 
 
 def _cell(figure: Figure) -> str:
+    if figure.rounds == 1:
+        return f"{_ms(figure.median)} [one round]"
     return f"{_ms(figure.median)} [{_ms(figure.low)} .. {_ms(figure.high)}]"
 
 

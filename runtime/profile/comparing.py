@@ -25,7 +25,10 @@ class Ratio:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the two spreads leave a gap: otherwise the difference may be the machine's mood."""
+        """Whether the two spreads leave a gap: otherwise the difference may be the machine's mood. A round or
+        two have no spread to speak of."""
+        if min(self.first.rounds, self.second.rounds) < 3:
+            return False
         return self.first.high < self.second.low or self.second.high < self.first.low
 
 

@@ -19,7 +19,7 @@ from llamavid.contract import (
     vision_contract,
 )
 from llamavid.errors import UsageError
-from llamavid.runtime.profile.comparing import compare
+from llamavid.runtime.profile.comparing import Ratio, compare
 from llamavid.runtime.profile.document import (
     FORMAT_VERSION,
     Conditions,
@@ -95,6 +95,11 @@ def test_ratios_say_how_many_times_as_fast_the_second_is_and_what_is_clear() -> 
     assert ratios["encoder, batch 8"].is_clear
     assert ratios["decoder, batch 8"].times == pytest.approx(1.0)
     assert not ratios["decoder, batch 8"].is_clear
+
+
+def test_one_round_alone_makes_no_difference_clear() -> None:
+    alone = Figure(8000.0, 8000.0, 8000.0, 1)
+    assert not Ratio("encoder", alone, steady(4000.0)).is_clear
 
 
 @pytest.mark.parametrize("what", ALIKE)
