@@ -59,10 +59,14 @@ def report_of(
     """
     sizes = graph_modules(config)
     observed = [one for graph in calibrated.collected.graphs.values() for one in graph.observed.values()]
+    compared: dict[int, dict[str, ObserverFigure]] = {}  # by histogram: queries, keys and values share one
     modules = []
     for index, one in enumerate(observed):
         on_progress("comparing observers", index, len(observed))
-        modules.append(_module(one, sizes[one.graph][one.module], calibrated, options))
+        if id(one.histogram) not in compared:
+            compared[id(one.histogram)] = _observers(one, options.format_of(one.graph))
+        observers = compared[id(one.histogram)]
+        modules.append(_module(one, sizes[one.graph][one.module], calibrated, options, observers))
     figures = tuple(modules)
     speed, untimed = _speed(figures, options, timer, why_untimed, on_progress)
     return Report(
@@ -76,7 +80,13 @@ def report_of(
     )
 
 
-def _module(one: Observed, size: Module, calibrated: Calibrated, options: CalibrationOptions) -> ModuleFigure:
+def _module(
+    one: Observed,
+    size: Module,
+    calibrated: Calibrated,
+    options: CalibrationOptions,
+    observers: dict[str, ObserverFigure],
+) -> ModuleFigure:
     planned = calibrated.plan.graphs[one.graph].modules[one.module]
     scales = calibrated.calibration.scales.graphs[one.graph]
     chosen = scales.steps.get(one.module)
@@ -89,7 +99,7 @@ def _module(one: Observed, size: Module, calibrated: Calibrated, options: Calibr
         largest=one.histogram.largest,
         threshold=chosen.largest if chosen else None,
         outliers=tuple(_outliers(one)),
-        observers=_observers(one, options.format_of(one.graph)),
+        observers=observers,
     )
 
 

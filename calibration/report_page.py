@@ -180,7 +180,7 @@ def _modules(report: Report) -> str:
     rows = [_module_row(module, observers) for module in report.modules]
     said = (
         "Every product. Behind each observer: what its last level stands for, and the relative error of the "
-        "rounded input."
+        "rounded input. `output` looks at the product: an error counts as much as the weights it meets."
     )
     return f"<h2>Modules</h2><p>{said}</p>" + _table(heads, rows, text=(0, 1, 2), sorts=True, tall=True)
 

@@ -251,6 +251,7 @@ def _report(
         why_untimed=why_untimed,
         on_progress=progress.update,
     )
+    progress.update("drawing the report", 0, None)
     write_report(report, folder)
     return report
 
