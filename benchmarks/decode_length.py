@@ -16,36 +16,21 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
+from benchmarks.random_layers import vicuna, write_llm
 from benchmarks.report import Line, in_turn, publish, ratio
-from llamavid.config import LanguageConfig
-from llamavid.contract import DType, Lowering, language_contract
-from llamavid.export.builder import GraphBuilder
-from llamavid.export.language import OPSET_OF, write_language
-from llamavid.export.layers import Layers
+from llamavid.contract import DType, language_contract
 from llamavid.export.precision import int4_precision
 from llamavid.runtime.executors import OnnxExecutor
 
-LAYER = LanguageConfig(
-    hidden=4096,
-    layers=1,
-    heads=32,
-    kv_heads=32,
-    head_dim=128,
-    mlp_width=11008,
-    vocab_size=256,  # the head is not what is measured
-    norm_eps=1e-5,
-    rope_theta=10000.0,
-    rope_factor=16.0,
-    context_length=8192,
-)
+LAYER = vicuna(layers=1, vocab_size=256)  # the head is not what is measured
 TOKENS = (256, 7200)
 
 
 def main() -> None:
     lines, ours = [], {}
     with tempfile.TemporaryDirectory() as folder:
+        write_llm(Path(folder), LAYER, int4_precision(32))
         for tokens in TOKENS:
-            _write_layer(Path(folder))
             sides = {kind: _step(Path(folder), tokens, kind) for kind in ("one buffer", "two buffers")}
             spent = in_turn(sides, rounds=15)
             ours[tokens] = spent["one buffer"]
@@ -60,19 +45,6 @@ def main() -> None:
         Line(f"{TOKENS[1]} tokens over {TOKENS[0]}, one buffer", growth, "times", "the attention itself")
     )
     publish("decode_length", "A decode step, by context", "python -m benchmarks.decode_length", lines)
-
-
-def _write_layer(folder: Path) -> None:
-    random = np.random.default_rng(0)
-
-    def read(name: str) -> np.ndarray:
-        return random.normal(0, 0.02, _shape(name)).astype(np.float32)
-
-    with GraphBuilder(
-        "llm", language_contract(LAYER, DType.FLOAT32), folder, opset=OPSET_OF[Lowering.ONNX_RUNTIME]
-    ) as g:
-        write_language(Layers(g, read, int4_precision(32)), LAYER)
-        g.save()
 
 
 def _step(folder: Path, tokens: int, kind: str) -> Callable[[], object]:
@@ -92,19 +64,6 @@ def _step(folder: Path, tokens: int, kind: str) -> Callable[[], object]:
     session = ort.InferenceSession(str(folder / "llm.onnx"), providers=["CPUExecutionProvider"])
     copied = inputs | {f"past.0.{name}": buffer for name, buffer in cache.items()}
     return lambda: session.run(None, copied)
-
-
-def _shape(name: str) -> tuple[int, ...]:
-    shapes = {
-        "mlp.gate_proj": (LAYER.mlp_width, LAYER.hidden),
-        "mlp.up_proj": (LAYER.mlp_width, LAYER.hidden),
-        "mlp.down_proj": (LAYER.hidden, LAYER.mlp_width),
-        "lm_head": (LAYER.vocab_size, LAYER.hidden),
-    }
-    for part, shape in shapes.items():
-        if part in name:
-            return shape
-    return (LAYER.hidden,) if "norm" in name else (LAYER.hidden, LAYER.hidden)
 
 
 if __name__ == "__main__":

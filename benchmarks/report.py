@@ -6,6 +6,7 @@ medians and the median of ratios.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import statistics
@@ -18,16 +19,26 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("llamavid", "numpy", "onnxruntime", "av", "pillow", "torch", "transformers")
+_PEERS = ("openvino", "llama_cpp_python")
 
 
 @dataclass(frozen=True)
 class Line:
-    """One figure."""
+    """One figure; None where it could not be measured, and `note` says why."""
 
     what: str
-    value: float
+    value: float | None
     unit: str
     note: str = ""
+
+    @property
+    def figure(self) -> str:
+        return "skipped" if self.value is None else f"{self.value:,.4g} {self.unit}"
+
+
+def skipped(what: str, package: str) -> Line:
+    """Of a peer that is not there."""
+    return Line(what, None, "", f"{package} is not installed (pip install 'llamavid[bench]')")
 
 
 def machine() -> dict[str, str]:
@@ -38,6 +49,9 @@ def machine() -> dict[str, str]:
         finding.subject: finding.text for finding in examine() if finding.subject in ("processor", "memory")
     }
     versions = {name: metadata.version(name) for name in _PACKAGES}
+    for name in _PEERS:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
     return {**findings, "system": platform.platform(), "python": platform.python_version(), **versions}
 
 
@@ -64,7 +78,7 @@ def publish(name: str, title: str, command: str, lines: Sequence[Line]) -> None:
     """Prints the table and writes `results/NAME.md` and `results/NAME.json`."""
     where = machine()
     table = ["| what | figure | |", "|---|---:|---|"]
-    table += [f"| {line.what} | {line.value:,.4g} {line.unit} | {line.note} |" for line in lines]
+    table += [f"| {line.what} | {line.figure} | {line.note} |" for line in lines]
     text = [
         f"# {title}",
         "",
