@@ -106,6 +106,7 @@ class Gpu:
         self.graphs: set[Any] = set()
         self.calls: dict[str, int] = {}
         self.host_reads = self.host_writes = 0  # bytes copied between the memories
+        self.kept: list[Any] = []  # what lives as long as the device
         self.fail_after: dict[str, int] = {}  # a call's name -> how many more succeed
         self._numbers = 1000
 

@@ -129,7 +129,9 @@ class Builder:
         is_fp8 = any(each.data_type == onnx.TensorProto.FLOAT8E4M3FN for each in graph.initializer)
         if is_fp8 and self._gpu.capability < (8, 9):
             return None
-        file = Path(tempfile.mkdtemp(prefix="built."), "network.onnx")
+        folder = tempfile.TemporaryDirectory(prefix="built.")
+        self._gpu.kept.append(folder)  # gone with the GPU
+        file = Path(folder.name, "network.onnx")
         file.write_bytes(model)
         tensors = [
             {
