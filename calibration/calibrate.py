@@ -6,7 +6,7 @@
     material --collect--> what entered each product --observers--> scales --sensitivity--> plan --> files
 
 Takes frames that are decoded and prepared; `llamavid calibrate` brings them. The same inputs give the same
-bytes, interrupted or not.
+bytes, interrupted or not, on one machine: PyTorch's sums have another last digit with another number of threads.
 """
 
 from __future__ import annotations
@@ -105,6 +105,7 @@ def _graph_scales(name: str, graph: CollectedGraph, observer: Observer) -> Graph
         block=graph.block,
         importance=_importance(name, graph),
         cache=graph.cache,
+        migrated_cache=graph.migrated_cache,
     )
 
 

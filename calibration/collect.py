@@ -32,11 +32,12 @@ from llamavid.calibration.material import Material
 from llamavid.calibration.migration import chosen_divisor
 from llamavid.calibration.observed import (
     Arrays,
+    Cached,
     Observed,
     Seen,
     pack_prompts,
     pack_seen,
-    unpack_cache,
+    unpack_cached,
     unpack_prompts,
     unpack_seen,
 )
@@ -53,7 +54,7 @@ from llamavid.scales import Migration
 OBSERVED = "observed"
 PROMPTS = 8  # that are kept, to measure errors on
 _PROMPTING = "context"  # what leaves that part are prompts
-_FORMAT = 1  # of what lies in that folder: 2 would refuse a run of 1
+_FORMAT = 2  # of what lies in that folder; a run of another one is refused
 
 Array = npt.NDArray[np.float32]
 OnProgress = Callable[[str, int, int, str], None]
@@ -68,7 +69,7 @@ class CollectedGraph:
         observed: by module, in the order of the model.
         migrations: with names of `vectors`.
         vectors: float32 [K].
-        cache: of the language model: by attention, as `GraphScales.cache`.
+        cache, migrated_cache: of the language model, as `GraphScales` has them.
     """
 
     format: str
@@ -77,6 +78,7 @@ class CollectedGraph:
     migrations: tuple[Migration, ...]
     vectors: dict[str, Array]
     cache: dict[str, float]
+    migrated_cache: dict[str, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,9 +132,9 @@ def collect(
         state = _state(run, material, first, giving)
     for number, visit in enumerate(parts[first:], first):
         on_progress("watch", number, len(parts), visit.name)
-        seen, cache, leaving = _visited(visit, state, options)
+        seen, cached, leaving = _visited(visit, state, options)
         needed = visit.gives and number < len(parts) - 1
-        arrays = pack_seen(seen, cache) | (_prompts(leaving) if visit.name == _PROMPTING else {})
+        arrays = pack_seen(seen, cached) | (_prompts(leaving) if visit.name == _PROMPTING else {})
         run.finish(visit.name, arrays, number, _arrays(leaving) if needed else None)
         state = leaving
     run.complete()
@@ -180,7 +182,7 @@ def _arrays(state: State) -> list[Array]:
 
 def _visited(
     visit: Visit, state: State, options: CalibrationOptions
-) -> tuple[list[Seen], dict[str, float], State]:
+) -> tuple[list[Seen], dict[str, Cached], State]:
     """What was seen of a part's inputs and caches, and what leaves it."""
     opened, rounds_inputs = visit.open(), options.format_of(visit.graph) != "int4"
     look = FirstLook(visit.graph, visit.inputs, _energies(visit, opened, {}) if rounds_inputs else {})
@@ -189,10 +191,10 @@ def _visited(
         require_numbers(float(tensor.abs().amax()), f"what leaves {visit.name}")
     seen = look.seen()
     if not options.migrate:
-        return seen, look.cache, leaving
+        return seen, look.cached, leaving
     divisors = _divisors(visit, opened, seen, options)
     if not divisors:
-        return seen, look.cache, leaving
+        return seen, look.cached, leaving
     histograms = {}
     if rounds_inputs:
         again = SecondLook(divisors, _energies(visit, opened, divisors))
@@ -204,7 +206,7 @@ def _visited(
         )
         for one in seen
     ]
-    return seen, look.cache, leaving
+    return seen, look.cached, leaving
 
 
 def _run(opened: Opened, state: State, watcher: Watcher | None) -> State:
@@ -246,11 +248,11 @@ def _graph(run: RunFolder, parts: Sequence[Visit], graph: str, options: Calibrat
     observed: dict[str, Observed] = {}
     migrations: list[Migration] = []
     vectors: dict[str, Array] = {}
-    cache: dict[str, float] = {}
+    cached: dict[str, Cached] = {}
     for visit in parts:
         if visit.graph == graph and visit.inputs:
             arrays = run.seen(visit.name)
-            cache |= unpack_cache(arrays)
+            cached |= unpack_cached(arrays)
             for entering, seen in zip(
                 visit.inputs, unpack_seen(arrays, [one.readers for one in visit.inputs]), strict=True
             ):
@@ -259,7 +261,17 @@ def _graph(run: RunFolder, parts: Sequence[Visit], graph: str, options: Calibrat
                     migrations.append(_migration(graph, entering))
                     vectors[migrations[-1].vector] = seen.divisor
     return CollectedGraph(
-        options.format_of(graph), options.block_of(graph), observed, tuple(migrations), vectors, cache
+        options.format_of(graph),
+        options.block_of(graph),
+        observed,
+        tuple(migrations),
+        vectors,
+        {name: one.largest() for name, one in cached.items()},
+        {
+            name: one.largest(divisor)
+            for name, one in cached.items()
+            if (divisor := observed[f"{name}.o_proj"].divisor) is not None
+        },
     )
 
 

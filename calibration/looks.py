@@ -15,9 +15,9 @@ from torch import Tensor
 
 from llamavid.calibration.histogram import ChannelStatistics, Histogram
 from llamavid.calibration.inputs import Input
-from llamavid.calibration.observed import SAMPLE_ROWS, Seen
+from llamavid.calibration.observed import SAMPLE_ROWS, Cached, Seen
 from llamavid.errors import ScalesError
-from llamavid.model.watching import CACHED, require_numbers
+from llamavid.model.watching import KEYS, VALUES, require_numbers
 
 Array = npt.NDArray[np.float32]
 
@@ -28,25 +28,35 @@ class FirstLook:
     energies: by input, float64 [K]: what the weights of each channel weigh (`histogram`, Note [Weights]).
     """
 
-    kinds = ("inputs", CACHED)
+    kinds = ("inputs", KEYS, VALUES)
 
     def __init__(self, graph: str, inputs: Sequence[Input], energies: Mapping[str, Tensor]) -> None:
         self.graph = graph
         self.inputs = inputs
         self._energies = energies
-        self.cache: dict[str, float] = {}  # largest magnitude by attention
+        self._keys: dict[str, float] = {}  # by attention, as `Cached`
+        self._values: dict[str, Tensor] = {}
         self._tensors: dict[str, _Tensor | None] = {found.name: None for found in inputs}
 
     def see(self, kind: str, name: str, values: Tensor) -> None:
         """Raises `CheckpointError` for what is no number."""
-        if kind == CACHED:
-            found = _largest(values, f"the cache of {name} of graph {self.graph}")
-            self.cache[name] = max(found, self.cache.get(name, 0.0))
+        if kind in (KEYS, VALUES):
+            largest = _largest(values, f"the cache of {name} of graph {self.graph}")
+            if kind == KEYS:
+                self._keys[name] = max(largest, self._keys.get(name, 0.0))
+            else:
+                channels = values.abs().flatten(0, -2).amax(0)
+                self._values[name] = torch.maximum(channels, self._values.get(name, channels))
         elif name in self._tensors:
             _largest(values, f"what enters {name} of graph {self.graph}")
             tensor = self._tensors[name] or _Tensor(values.shape[-1], self._energies.get(name))
             self._tensors[name] = tensor
             tensor.add(values)
+
+    @property
+    def cached(self) -> dict[str, Cached]:
+        """By attention."""
+        return {name: Cached(key, self._values[name].numpy()) for name, key in self._keys.items()}
 
     def seen(self) -> list[Seen]:
         """Of every input.
@@ -54,8 +64,8 @@ class FirstLook:
         Raises:
             ScalesError: one never varied, or a cache was always 0.
         """
-        for name, largest in self.cache.items():
-            if not largest:
+        for name, cached in self.cached.items():
+            if not cached.largest():
                 raise _constant(f"the cache of {name}", self.graph, "always 0")
         return [self._seen(found) for found in self.inputs]
 

@@ -1,7 +1,7 @@
 """What calibration has seen of the inputs of products, and its form in an npz.
 
     seen = Seen(("q_proj", "k_proj"), histogram, channels, sample, divisor=None, rows=1)
-    pack_seen([seen], cache) -> arrays          unpack_seen(arrays) -> [seen], cache
+    pack_seen([seen], cached) -> arrays         unpack_seen(arrays, readers), unpack_cached(arrays)
 
 Knows nothing about how it was seen.
 """
@@ -82,9 +82,27 @@ class Seen:
         return {reader: Observed(graph, reader, *same) for reader in self.readers}
 
 
-def pack_seen(seen: Sequence[Seen], cache: Mapping[str, float]) -> Arrays:
-    """For an npz: `INPUT/histogram/counts`, `cache/model.layers.0.self_attn`."""
-    arrays: Arrays = {f"cache/{name}": np.array([largest], np.float64) for name, largest in cache.items()}
+@dataclass(frozen=True, eq=False)
+class Cached:
+    """What a language model keeps of tokens, in one attention.
+
+    Args:
+        key: largest norm of a pair that rotates together.
+        values: float32 [K], largest magnitude of each channel.
+    """
+
+    key: float
+    values: Array
+
+    def largest(self, divisor: Array | None = None) -> float:
+        """Magnitude of a key or value; with what migration divides values by, of the migrated model."""
+        return max(self.key, float((self.values if divisor is None else self.values / divisor).max()))
+
+
+def pack_seen(seen: Sequence[Seen], cached: Mapping[str, Cached]) -> Arrays:
+    """For an npz: `INPUT/histogram/counts`, `key/model.layers.0.self_attn`."""
+    arrays: Arrays = {f"key/{name}": np.array([one.key], np.float64) for name, one in cached.items()}
+    arrays |= {f"values/{name}": one.values for name, one in cached.items()}
     for one in seen:
         parts: dict[str, npt.NDArray[Any]] = {
             **{f"histogram/{name}": array for name, array in one.histogram.to_arrays().items()},
@@ -107,9 +125,12 @@ def unpack_seen(arrays: Mapping[str, npt.NDArray[Any]], inputs: Sequence[tuple[s
     return [_unpacked(_under(arrays, f"{readers[0]}/"), readers) for readers in inputs]
 
 
-def unpack_cache(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, float]:
-    """Largest magnitudes by attention."""
-    return {name: float(largest[0]) for name, largest in _under(arrays, "cache/").items()}
+def unpack_cached(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, Cached]:
+    """By attention. Raises `ScalesError` where something is missing or damaged."""
+    keys, values = _under(arrays, "key/"), _under(arrays, "values/")
+    if keys.keys() != values.keys():
+        raise ScalesError("what was seen of caches is damaged")
+    return {name: _unpacked_cached(name, key, values[name]) for name, key in keys.items()}
 
 
 def pack_prompts(prompts: Sequence[Array]) -> Arrays:
@@ -120,6 +141,13 @@ def pack_prompts(prompts: Sequence[Array]) -> Arrays:
 def unpack_prompts(arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[Array, ...]:
     """What `pack_prompts` packed."""
     return tuple(prompt for _, prompt in sorted(_under(arrays, "prompts/").items()))
+
+
+def _unpacked_cached(name: str, key: npt.NDArray[Any], values: npt.NDArray[Any]) -> Cached:
+    sound = (key.dtype, key.shape, values.dtype, values.ndim) == (np.float64, (1,), np.float32, 1)
+    if not (sound and all(len(one) and np.isfinite(one).all() and (one >= 0).all() for one in (key, values))):
+        raise ScalesError(f"what was seen of the cache of {name} is damaged")
+    return Cached(float(key[0]), values)
 
 
 def _unpacked(arrays: Arrays, readers: tuple[str, ...]) -> Seen:

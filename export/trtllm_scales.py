@@ -38,7 +38,7 @@ def trtllm_scales(calibration: Calibration, language: LanguageConfig, options: T
         prequant=dict(_prequant(found, language)) if wanted == "int4" else {},
         importance=dict(_importance(found, language)) if wanted == "int4" else {},
         activation=dict(_activation(found, language)) if wanted == "fp8" else {},
-        kv_cache=dict(_cache(found)) if options.kv_cache != "none" else {},
+        kv_cache=dict(_cache(found, migrated=wanted == "fp8")) if options.kv_cache != "none" else {},
         migrated=found if wanted == "fp8" else None,
     )
 
@@ -70,10 +70,12 @@ def _activation(found: GraphCalibration, language: LanguageConfig) -> Iterator[t
         yield linear.scales, max(known)
 
 
-def _cache(found: GraphCalibration) -> Iterator[tuple[str, float]]:
+def _cache(found: GraphCalibration, *, migrated: bool) -> Iterator[tuple[str, float]]:
+    """Of values as the engine keeps them: divided where a migration went into their weights."""
     if not found.scales.cache:
         raise ScalesError("the scales have no ranges of the key-value cache", next_step=AGAIN)
-    for name, largest in found.scales.cache.items():
+    ranges = found.scales.cache | (found.scales.migrated_cache if migrated else {})
+    for name, largest in ranges.items():
         index = name.removeprefix("model.layers.").removesuffix(".self_attn")
         yield f"transformer.layers.{index}.attention", largest
 

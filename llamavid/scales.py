@@ -71,6 +71,7 @@ class GraphScales:
         importance: of int4, module -> vector in scales.npz [K], the mean square of each migrated channel.
         cache: of the language model, `model.layers.0.self_attn` -> largest magnitude of a key or value. A
             key's is the largest norm of a pair that rotates together, which holds at every position.
+        migrated_cache: the same where values are divided by a migration, of the weights as they then are.
     """
 
     format: str
@@ -80,6 +81,7 @@ class GraphScales:
     block: int | None = None
     importance: dict[str, str] = field(default_factory=dict)
     cache: dict[str, float] = field(default_factory=dict)
+    migrated_cache: dict[str, float] = field(default_factory=dict)
 
     def check(self, graph: str) -> None:
         """Raises `ValueError` naming the first entry that cannot be."""
@@ -90,7 +92,7 @@ class GraphScales:
         for name, step in self.steps.items():
             _above_zero(graph, f"largest of {name}", step.largest)
             _above_zero(graph, f"scale of {name}", step.scale)
-        for name, largest in self.cache.items():
+        for name, largest in (*self.cache.items(), *self.migrated_cache.items()):
             _above_zero(graph, f"the cache's largest of {name}", largest)
         if twice := sorted({*self.steps} & {*self.kept}):
             raise ValueError(f"{graph}: {twice[0]} has a step and is kept")

@@ -22,9 +22,9 @@ from llamavid.errors import CheckpointError
 from llamavid.model import qformer, vision
 
 # inputs and outputs of products; operands and scores of attentions; residual sums, by the module that was
-# added; cached: what a language model keeps of a token, by its attention.
+# added; keys (as their pairs' norms) and values: what a language model keeps of a token, by its attention.
 KINDS = ("inputs", "outputs", "operands", "scores", "sums")
-CACHED = "cached"
+KEYS, VALUES = "keys", "values"
 
 Hook = Callable[[nn.Module, tuple[Any, ...], Any], None]
 
@@ -34,7 +34,7 @@ class Watcher(Protocol):
 
     @property
     def kinds(self) -> Collection[str]:
-        """Of `KINDS`, and `CACHED`."""
+        """Of `KINDS`, `KEYS` and `VALUES`."""
 
     def see(self, kind: str, name: str, values: Tensor) -> None: ...
 
@@ -68,8 +68,8 @@ def _hooks(part: nn.Module, name: str, watcher: Watcher) -> Iterator[tuple[nn.Mo
         yield part, lambda module, args, out: _attention(watcher, name, module, *args[:2])
     if isinstance(part, LlamaAttention):
         width = part.head_dim
-        yield part.k_proj, lambda _, args, out: _show(watcher, CACHED, name, lambda: pair_norms(out, width))
-        yield part.v_proj, lambda _, args, out: _show(watcher, CACHED, name, lambda: out)
+        yield part.k_proj, lambda _, args, out: _show(watcher, KEYS, name, lambda: pair_norms(out, width))
+        yield part.v_proj, lambda _, args, out: _show(watcher, VALUES, name, lambda: out)
 
 
 def require_numbers(largest: float, what: str) -> None:

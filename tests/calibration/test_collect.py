@@ -21,6 +21,7 @@ from llamavid.calibration.options import CalibrationOptions
 from llamavid.errors import CheckpointError, PromptError, ScalesError, UsageError
 from llamavid.model.checkpoint import Checkpoint, open_checkpoint
 from llamavid.model.llamavid import model_from_checkpoint
+from llamavid.model.watching import pair_norms
 from llamavid.prompt import conversation
 from tests.calibration.small import changed_weight, small_checkpoint, small_material, write_small
 
@@ -102,6 +103,32 @@ def test_the_cache_of_every_layer_has_a_range(checkpoint: Checkpoint, found: Col
     layers = range(checkpoint.config.language.layers)
     assert found.graphs["llm"].cache.keys() == {f"model.layers.{index}.self_attn" for index in layers}
     assert all(largest > 0 for largest in found.graphs["llm"].cache.values())
+
+
+def test_the_cache_has_another_range_where_a_migration_divides_values(
+    checkpoint: Checkpoint, found: Collected
+) -> None:
+    """An fp8 engine's cache had the range of values as the checkpoint makes them, and its own were divided
+    by up to 256: it was clipped, or had a few levels left."""
+    llm, material, values = found.graphs["llm"], small_material(), list[Tensor]()
+    divided = {one.multiplied[0]: llm.vectors[one.vector] for one in llm.migrations}
+    moved = [name for name in llm.cache if f"{name}.o_proj" in divided]
+    assert moved and set(moved) == llm.migrated_cache.keys()
+    model = model_from_checkpoint(checkpoint)
+    attention = model.language.get_submodule(moved[0])
+    attention.v_proj.register_forward_hook(lambda _, args, out: values.append(out))
+    attention.k_proj.register_forward_hook(lambda _, args, out: keys.append(out))
+    keys = list[Tensor]()
+    features = model.encode_frames(torch.from_numpy(material.pixels()))
+    for frames, question in material.asked():
+        rows = model.frame_tokens(features[frames], question).flatten(0, 1)
+        with torch.inference_mode():
+            model.language(inputs_embeds=model.sequence(conversation(question), [rows]))
+    key = max(float(pair_norms(one, checkpoint.config.language.head_dim).amax()) for one in keys)
+    seen = torch.cat(values, dim=1).abs().flatten(0, 1).amax(0)
+    of_values = float((seen / torch.from_numpy(divided[f"{moved[0]}.o_proj"])).amax())
+    assert llm.migrated_cache[moved[0]] == pytest.approx(max(key, of_values), rel=1e-4)
+    assert llm.cache[moved[0]] == pytest.approx(max(key, float(seen.amax())), rel=1e-4)
 
 
 def test_a_run_that_stops_after_every_part_ends_with_the_same_bytes(

@@ -110,6 +110,21 @@ def test_fp8_has_migrations_in_its_weights_and_the_ranges_of_what_enters(
     assert 0.005 < error < 0.1
 
 
+def test_the_cache_s_range_is_that_of_the_values_which_the_engine_keeps(checkpoint: Checkpoint) -> None:
+    """Of fp8's migrated weights, and of int4-awq's as the checkpoint has them."""
+    language, layer = checkpoint.config.language, "transformer.layers.0.attention"
+    for format, quantize, expected in (("fp8", "fp8", 3.0), ("int4", "int4-awq", 25.4)):
+        found = calibration(checkpoint, format)
+        graph = replace(found.scales.graphs["llm"], migrated_cache={f"{LAYER}.self_attn": 3.0})
+        found.scales.graphs["llm"] = graph
+        options = TrtllmOptions(quantize=quantize, int4_group=64, kv_cache="fp8", target="h200")
+        if quantize == "fp8":
+            options = replace(options, int4_group=128)
+        ranges = trtllm_scales(found, language, options).kv_cache
+        assert ranges[layer] == expected
+        assert ranges["transformer.layers.1.attention"] == 25.4
+
+
 def test_scales_for_another_format_or_without_a_range_are_refused(checkpoint: Checkpoint) -> None:
     language, fp8 = checkpoint.config.language, TrtllmOptions(quantize="fp8", target="h100")
     with pytest.raises(ScalesError, match=r"have int4 for graph llm; expected fp8.*--llm-format fp8"):

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from llamavid.model.llamavid import model_from_checkpoint
 from llamavid.model.streamed import streamed_logits
-from llamavid.model.watching import CACHED, pair_norms, watched
+from llamavid.model.watching import KEYS, VALUES, pair_norms, watched
 from tests.conftest import golden_checkpoint
 
 
 class Listener:
     """Keeps everything."""
 
-    kinds = ("inputs", CACHED)
+    kinds = ("inputs", KEYS, VALUES)
 
     def __init__(self) -> None:
         self.seen: dict[tuple[str, str], list[Tensor]] = {}
@@ -51,10 +51,10 @@ def test_what_enters_products_and_what_is_cached_is_shown_by_its_name() -> None:
         f"mlp.{role}_proj" for role in ("gate", "up", "down")
     ]
     products = {("inputs", f"{layer}.{role}") for layer in layers for role in roles} | {("inputs", "lm_head")}
-    cached = {(CACHED, f"{layer}.self_attn") for layer in layers}
+    cached = {(kind, f"{layer}.self_attn") for layer in layers for kind in (KEYS, VALUES)}
     assert listener.seen.keys() == products | cached
     assert [len(rows[0]) for rows in listener.seen["inputs", "lm_head"]] == [3, 7]
-    keys, values, *_ = listener.seen[CACHED, "model.layers.0.self_attn"]
+    keys, values = (listener.seen[kind, "model.layers.0.self_attn"][0] for kind in (KEYS, VALUES))
     (x, _) = listener.seen["inputs", "model.layers.0.self_attn.v_proj"]
     weight = checkpoint.read("language.model.layers.0.self_attn.v_proj.weight")
     torch.testing.assert_close(values, x @ weight.T)
