@@ -6,7 +6,8 @@
     material --collect--> what entered each product --observers--> scales --sensitivity--> plan --> files
 
 Takes frames that are decoded and prepared; `llamavid calibrate` brings them. The same inputs give the same
-bytes, interrupted or not, on one machine: PyTorch's sums have another last digit with another number of threads.
+bytes, interrupted or not, on one machine: with another number of threads PyTorch's sums have another last
+digit.
 """
 
 from __future__ import annotations

@@ -113,7 +113,8 @@ def test_the_cache_has_another_range_where_a_migration_divides_values(
     llm, material, values = found.graphs["llm"], small_material(), list[Tensor]()
     divided = {one.multiplied[0]: llm.vectors[one.vector] for one in llm.migrations}
     moved = [name for name in llm.cache if f"{name}.o_proj" in divided]
-    assert moved and set(moved) == llm.migrated_cache.keys()
+    assert moved
+    assert set(moved) == llm.migrated_cache.keys()
     model = model_from_checkpoint(checkpoint)
     attention = model.language.get_submodule(moved[0])
     attention.v_proj.register_forward_hook(lambda _, args, out: values.append(out))

@@ -14,7 +14,6 @@ from llamavid.calibrated import GraphCalibration
 from llamavid.calibration.inputs import graph_inputs
 from llamavid.calibration.modules import graph_modules
 from llamavid.embedded import embedded_checkpoint
-from llamavid.export.rounding import placed
 from llamavid.model.checkpoint import Checkpoint, open_checkpoint
 from llamavid.model.llamavid import LlamaVid, model_from_checkpoint
 from llamavid.scales import GraphScales, Migration
@@ -65,6 +64,18 @@ def test_any_vector_leaves_the_model_what_it_was(checkpoint: Checkpoint) -> None
         found = list(outputs(model, checkpoint))
     for one, other in zip(found, expected, strict=True):
         assert float((one - other).abs().max() / other.abs().max()) < 2e-5  # float32 through all layers
+
+
+def placed(name: str) -> tuple[str, str]:
+    """A tensor of the checkpoint -> its graph, and its name there."""
+    for prefix, graph, left_out in (
+        ("vision.", "vision", "vision."),
+        ("compressor.content_projector.", "content", "compressor."),
+        ("language.", "llm", "language."),
+    ):
+        if name.startswith(prefix):
+            return graph, name.removeprefix(left_out)
+    return "context", name
 
 
 def random_migrations(checkpoint: Checkpoint, graph: str, rng: np.random.Generator) -> GraphCalibration:
