@@ -18,6 +18,7 @@ from llamavid.export.builder import GraphBuilder
 from llamavid.export.graphs import write_content, write_context, write_vision
 from llamavid.export.layers import Array, Layers
 from llamavid.export.precision import FP32, Precision
+from llamavid.export.rewrites import PAYING, Rewrites, applicable
 from llamavid.export.type_plan import CAREFUL, TypePlan, features_type, plan_from
 from llamavid.model.checkpoint import Checkpoint
 from llamavid.model.fingerprint import fingerprint
@@ -33,13 +34,19 @@ class FrameTypes:
     plans: Mapping[str, TypePlan] = field(default_factory=dict)  # by graph; one without a plan is careful
     calibration: Calibration | None = None
     features: DType | None = None  # of the encoder's features at a boundary; None: as the rest of it
+    rewrites: Rewrites = PAYING  # as far as the precision allows
 
 
 CAREFUL_FP32 = FrameTypes(FP32)
 
 
 def frame_types(
-    checkpoint: Checkpoint, precision: Precision, *, scales: Path | None, seen: Activations | None
+    checkpoint: Checkpoint,
+    precision: Precision,
+    *,
+    scales: Path | None,
+    seen: Activations | None,
+    rewrites: Rewrites = PAYING,
 ) -> FrameTypes:
     """Decides.
 
@@ -49,12 +56,13 @@ def frame_types(
     """
     chosen = _calibration(checkpoint, precision, scales, seen)
     if seen is None:
-        return FrameTypes(precision, calibration=chosen)
+        return FrameTypes(precision, calibration=chosen, rewrites=rewrites)
     return FrameTypes(
         precision,
         {graph: plan_from(values, precision.compute) for graph, values in seen.graphs.items()},
         chosen,
         features_type(seen, f"blocks.{checkpoint.config.vision.depth - 1}.mlp", precision.compute),
+        rewrites,
     )
 
 
@@ -75,7 +83,7 @@ def write_frame_graphs(
     config, precision = checkpoint.config, types.precision
     boundary = DType.FLOAT32 if builder.emulates else precision.boundary
     features = boundary if builder.emulates else types.features
-    graphs = {}
+    graphs, rewrites = {}, applicable(types.rewrites, precision)
     for index, (name, (contract_of, write)) in enumerate(writers.items()):
         on_file(f"write {name}", index, len(writers))
         contract = contract_of(config, boundary, features)
@@ -83,7 +91,7 @@ def write_frame_graphs(
         read = reader(checkpoint, GRAPH_PREFIX[name], calibration)
         with builder(name, contract, folder) as g:
             plan = types.plans.get(name, CAREFUL)
-            write(Layers(g, read, precision, plan, calibration), config)
+            write(Layers(g, read, precision, plan, calibration, rewrites), config)
             graphs[name] = GraphEntry(g.save().name, precision.name, contract)
     return graphs
 

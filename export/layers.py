@@ -18,6 +18,7 @@ from llamavid.contract import DType
 from llamavid.errors import ScalesError
 from llamavid.export.builder import MICROSOFT, GraphBuilder, Value, stored_as
 from llamavid.export.precision import Precision
+from llamavid.export.rewrites import NONE, Rewrite, Rewrites
 from llamavid.export.type_plan import CAREFUL, TypePlan
 from llamavid.formats.eight_bits import EightBits, quantize_columns, representable
 from llamavid.formats.int4 import missing_rows, packed_int4, quantize_int4
@@ -35,6 +36,7 @@ class Layers:
         read: gives a weight, float32, by the name it has in our PyTorch module.
         plan: which sums and products have another type than the precision's.
         calibration: ranges of activations, where the precision rounds them, and what is not rounded at all.
+        rewrites: exact ones that are used; the plain form without them.
     """
 
     g: GraphBuilder
@@ -42,6 +44,7 @@ class Layers:
     precision: Precision
     plan: TypePlan = CAREFUL
     calibration: GraphCalibration | None = None
+    rewrites: Rewrites = NONE
 
     def linear(self, x: Value, name: str, *, bias: bool = True) -> Value:
         """x [..., K] -> [..., N]; weight [N, K] under `name.weight`."""
@@ -236,12 +239,20 @@ class Layers:
         *,
         name: str,
         bias: Value | None = None,
+        scaled: bool = False,
     ) -> Value:
-        """Rows q [B, R, H] look at k, v [B, K, H] -> [B, R, H]. `bias` is added to the scores."""
+        """Rows q [B, R, H] look at k, v [B, K, H] -> [B, R, H]. `bias` is added to the scores.
+
+        scaled: q was divided by sqrt(head_dim) already.
+        """
         dtype = self.product_type(name)
         q, k, v = (self.g.cast(rows, dtype) for rows in (q, k, v))
-        q, v = self.split_heads(self.scale(q, head_dim**-0.5), heads), self.split_heads(v, heads)
-        k = self.transpose(self.reshape(k, 0, 0, heads, -1), 0, 2, 3, 1)
+        q = self.split_heads(q if scaled else self.scale(q, head_dim**-0.5), heads)
+        v = self.split_heads(v, heads)
+        if Rewrite.KEYS_BY_ROW in self.rewrites:
+            k = self.transpose(self.split_heads(k, heads), 0, 1, 3, 2)
+        else:
+            k = self.transpose(self.reshape(k, 0, 0, heads, -1), 0, 2, 3, 1)
         scores = self.g.op("MatMul", q, k)
         if bias is not None:
             scores = self.add(scores, bias)

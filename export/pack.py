@@ -40,6 +40,7 @@ from llamavid.export.emulation import EmulatedBuilder
 from llamavid.export.frame_types import FrameTypes, frame_types, opened_calibration, write_frame_graphs
 from llamavid.export.language_graphs import EMULATED, write_language_graphs
 from llamavid.export.precision import COMPUTE, PRECISIONS, Precision, frame_precision, language_precision
+from llamavid.export.rewrites import PAYING, Rewrites
 from llamavid.export.scan import Pixels, scan_activations
 from llamavid.export.verify import Keep, Runner, parity, require
 from llamavid.formats.int4 import BLOCK_SIZES
@@ -66,6 +67,7 @@ class ExportOptions:
     int4_block: int = 32
     template: str = "vicuna_v1"
     replace: bool = False  # an existing bundle
+    rewrites: Rewrites = PAYING  # exact ones, of the frame graphs, as far as the precision allows
 
     def __post_init__(self) -> None:
         find_template(self.template)
@@ -162,7 +164,9 @@ def export_bundle(
     with staged_folder(target, replace=options.replace) as stage:
         _require_room(checkpoint, stage, options)
         seen = _scan(checkpoint, stage, frames, on_progress, on_scan)
-        types = frame_types(checkpoint, options.frame, scales=options.scales, seen=seen)
+        types = frame_types(
+            checkpoint, options.frame, scales=options.scales, seen=seen, rewrites=options.rewrites
+        )
         language = _language_calibration(checkpoint, options)
         if used := language or types.calibration:
             save_calibration(used, stage / SCALES_FILE)

@@ -55,6 +55,13 @@ _SHOWN_ACTIVATIONS = 3
 )
 @click.option("--int4-block", type=int, help="Weights that share a scale: 32 (default), 64 or 128.")
 @click.option("--template", default="vicuna_v1", show_default=True, help="The bundle's prompt template.")
+@click.option(
+    "--rewrites",
+    default="all",
+    show_default=True,
+    metavar="all|none|NAME,...",
+    help="Exact rewrites of the frame graphs; none writes the plain form.",
+)
 @click.option("--replace", is_flag=True, help="Replace an existing bundle.")
 @click.option("--json", "as_json", is_flag=True, help="Print the table of errors as one JSON document.")
 def export(
@@ -66,6 +73,7 @@ def export(
     clips: tuple[Path, ...],
     as_json: bool,
     scales: Path | None,
+    rewrites: str,
     **options: Any,
 ) -> None:
     """Turn a CHECKPOINT in its release layout into a bundle.
@@ -75,12 +83,14 @@ def export(
     """
     require_extra("export", "torch", "transformers", "onnx", "safetensors")
     from llamavid.export.pack import ExportOptions, export_bundle, formats_of
+    from llamavid.export.rewrites import parsed_rewrites
     from llamavid.export.verify import Runner
     from llamavid.model.checkpoint import open_checkpoint
     from llamavid.runtime.clip import first_pixels
     from llamavid.runtime.parity import run_graph, run_language
 
     given = {name: value for name, value in options.items() if value is not None}
+    given["rewrites"] = parsed_rewrites(rewrites)
     settings = ExportOptions(scales=scales, **(formats_of(scales) if scales else {}) | given)
     opened = open_checkpoint(
         checkpoint, vision_tower=vision_tower, text_tokenizer=text_tokenizer, image_processor=image_processor

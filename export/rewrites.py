@@ -1,0 +1,65 @@
+"""The exact rewrites: other ways to write the frame graphs that compute the same function with less work.
+
+Takes names, gives the set that a graph is written with; the writers ask `Rewrite.X in layers.rewrites`. The
+plain form, with none of them, is the truth that each is tested against. Facts section 11 is where they
+come from; `python -m benchmarks.rewrites` measures each.
+
+Note [Rounded products]
+    A product whose operands are rounded has a step for what enters it, and a name under which calibration
+    knows it. A rewrite that merges products or multiplies them out ahead of time would leave a step
+    without its product, and round another matrix than the one that was calibrated. So int8, fp8 and int4
+    graphs get the structural rewrites alone: they leave rows out, and change no product.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from llamavid.errors import UsageError
+from llamavid.export.precision import Precision
+
+
+class Rewrite(str, enum.Enum):
+    """One of them, by the name that `export --rewrites` takes."""
+
+    AVERAGED_WEIGHTS = "averaged-weights"  # context attention: softmax rows averaged, then one row times X
+    FOLDED_KEYS = "folded-keys"  # context attention: key and query projectors are one matrix on the query side
+    QUESTION_ONCE = "question-once"  # what no frame has touched yet is computed once a question
+    LAST_WORDS = "last-words"  # the Q-Former's last text rows, which nothing reads, are not computed
+    ONE_PRODUCT = "one-product"  # query, key and value of one input are one product
+    FOLDED_SCALE = "folded-scale"  # 1 / sqrt(head size) is in the query's weight
+    KEYS_BY_ROW = "keys-by-row"  # keys are laid out as the values are, and transposed by the product
+    IMAGE_ONCE = "image-once"  # keys and values of all cross-attentions are one product of the image rows
+    ABSORBED_IMAGE = "absorbed-image"  # Q-Former: the image rows' projections move to the 32 queries
+
+
+Rewrites = frozenset[Rewrite]
+
+NONE: Rewrites = frozenset()
+STRUCTURAL: Rewrites = frozenset(
+    {Rewrite.AVERAGED_WEIGHTS, Rewrite.QUESTION_ONCE, Rewrite.LAST_WORDS, Rewrite.KEYS_BY_ROW}
+)
+# Those that pay; `image-once` is the other way of `absorbed-image`, and was the slower one.
+PAYING: Rewrites = frozenset(Rewrite) - {Rewrite.IMAGE_ONCE}
+
+_SETS = {"all": PAYING, "none": NONE}
+
+
+def applicable(rewrites: Rewrites, precision: Precision) -> Rewrites:
+    """Those that a graph of that precision is written with: Note [Rounded products]."""
+    return rewrites & STRUCTURAL if precision.rounds else rewrites
+
+
+def parsed_rewrites(text: str) -> Rewrites:
+    """`all` (those that pay), `none`, or names with commas between.
+
+    Raises:
+        UsageError: there is no such rewrite.
+    """
+    if text in _SETS:
+        return _SETS[text]
+    names, known = text.split(","), {rewrite.value: rewrite for rewrite in Rewrite}
+    for name in names:
+        if name not in known:
+            raise UsageError(f"rewrite {name!r}", expected=f"all, none, or some of {', '.join(known)}")
+    return frozenset(known[name] for name in names)

@@ -1,0 +1,45 @@
+"""What a text decoder's layer is made of: post-norm attention and feed-forward.
+
+Takes projected queries, keys and values; knows nothing of where they come from.
+"""
+
+from __future__ import annotations
+
+from llamavid.config import TextDecoderConfig
+from llamavid.export.builder import Value
+from llamavid.export.layers import Layers
+from llamavid.export.rewrites import Rewrite
+
+
+def query_factor(layers: Layers, decoder: TextDecoderConfig, name: str) -> dict[str, float]:
+    """What an attention's query projection is multiplied by; empty: the attention does it."""
+    folds = Rewrite.FOLDED_SCALE in layers.rewrites
+    return {f"{name}.query": (decoder.width // decoder.heads) ** -0.5} if folds else {}
+
+
+def attended(
+    layers: Layers,
+    decoder: TextDecoderConfig,
+    x: Value,
+    q: Value,
+    k: Value,
+    v: Value,
+    name: str,
+    bias: Value | None = None,
+) -> Value:
+    """x and q [1 or n, R, H], k and v [1 or n, K, H] -> [1 or n, R, H]; `query_factor` is in q already."""
+    scaled, head_dim = Rewrite.FOLDED_SCALE in layers.rewrites, decoder.width // decoder.heads
+    mixed = layers.attention(q, k, v, decoder.heads, head_dim, name=name, bias=bias, scaled=scaled)
+    return after_attention(layers, decoder, x, mixed, name)
+
+
+def after_attention(layers: Layers, decoder: TextDecoderConfig, x: Value, mixed: Value, name: str) -> Value:
+    """What was looked at [1 or n, R, H] joins x."""
+    x = layers.add(x, layers.linear(mixed, f"{name}.output"), name)
+    return layers.layer_norm(x, f"{name}.norm", decoder.norm_eps)
+
+
+def feed_forward(layers: Layers, decoder: TextDecoderConfig, x: Value, name: str) -> Value:
+    hidden = layers.gelu(layers.linear(x, f"{name}.up"))
+    x = layers.add(x, layers.linear(hidden, f"{name}.down"), name)
+    return layers.layer_norm(x, f"{name}.norm", decoder.norm_eps)
