@@ -1,12 +1,12 @@
 """The context attention: the text decoder's rows ask a frame's patches, and what they find is one token.
 
-`Compressor.context_tokens` and `Compressor.context_attention` as nodes: the plain form, and two rewrites of
-it. Note [Folded keys]
+`Compressor.context_tokens` and `Compressor.context_attention` as nodes, and two rewrites of them.
 
-    q k^T = (h Wq + bq) (X Wk + bk)^T = (h Wq Wk^T + bq Wk^T) X^T + q bk, matrices as [inputs, outputs]. Wq Wk^T is
-    one matrix [H, C], known ahead of time, and N rows times a C x C matrix are gone. The last term is the same
-    for all N patches of a query: softmax drops it, and so does the relevance, which is the highest score less
-    the mean (Note [Relevance] in `llamavid.model.compressor`).
+Note [Folded keys]
+    With matrices as [inputs, outputs], q k^T = (h Wq + bq) (X Wk + bk)^T = (h Wq Wk^T + bq Wk^T) X^T + q bk.
+    Wq Wk^T is one matrix [H, C], known ahead of time, and N rows times a C x C matrix are gone. The last term
+    is the same for all N patches of a query: softmax drops it, and so does the relevance, the highest score
+    less the mean (Note [Relevance] in `llamavid.model.compressor`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def write_context_attention(layers: Layers, config: ModelConfig, hidden: Value, 
     with g.scope("context"):
         weights = g.op("Softmax", layers.sensitive(scores), axis=-1)
         mean = g.op("ReduceMean", weights, g.constant([1]), keepdims=1)
-        gathered = _gathered(layers, mean if Rewrite.AVERAGED_WEIGHTS in layers.rewrites else weights, patches)
+        gathered = _gathered(
+            layers, mean if Rewrite.AVERAGED_WEIGHTS in layers.rewrites else weights, patches
+        )
         g.output("context_tokens", layers.linear(gathered, "compressor.value_projector"))
         g.output(ATTENTION, layers.reshape(mean, 0, config.vision.patches))
         g.output(RELEVANCE, _relevance(layers, layers.sensitive(scores)))

@@ -1,4 +1,4 @@
-"""What a text decoder's cross-attentions look at: a frame's rows, projected for each layer in one of three ways.
+"""What a text decoder's cross-attentions look at: a frame's rows, and three ways to project them.
 
     image = image_rows(layers, decoder, features, patches)
     x = image.looked_at(layers, decoder, x, "text_decoder.layers.2.cross_attention")
@@ -14,10 +14,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from llamavid.config import TextDecoder, TextDecoderConfig
-from llamavid.export.builder import Value
+from llamavid.export.builder import Value, stored_as
 from llamavid.export.layers import Array, Layers
 from llamavid.export.projections import joined, of_one_type, projection, projections
 from llamavid.export.rewrites import Rewrite
@@ -42,8 +40,10 @@ class ImageRows:
         q = projection(layers, x, f"{name}.query", query_factor(layers, decoder, name).get(f"{name}.query"))
         if _absorbs(layers, decoder, name):
             return after_attention(layers, decoder, x, _absorbed(layers, decoder, q, self.rows, name), name)
-        k, v = [self.projected[module] for module in modules] if self.projected else projections(
-            layers, self.rows, modules
+        k, v = (
+            [self.projected[module] for module in modules]
+            if self.projected
+            else projections(layers, self.rows, modules)
         )
         return attended(layers, decoder, x, q, k, v, name)
 
@@ -77,14 +77,16 @@ def _absorbed(layers: Layers, decoder: TextDecoderConfig, q: Value, rows: Value,
     g, heads, head_dim = layers.g, decoder.heads, decoder.width // decoder.heads
     if Rewrite.FOLDED_SCALE not in layers.rewrites:
         q = layers.scale(q, head_dim**-0.5)
-    keys, values = (_by_head(layers, f"{name}.{role}", heads) for role in ("key", "value"))
-    x = g.cast(rows, q.dtype)
-    asked = g.op("MatMul", layers.split_heads(q, heads), layers.weight(f"{name}.key by head", keys))
-    asked = layers.reshape(asked, 0, heads * decoder.queries, decoder.image_width)
+    to_rows, from_rows = (_by_head(layers, f"{name}.{role}", heads) for role in ("key", "value"))
+    x, width = g.cast(rows, q.dtype), decoder.image_width
+    asked = g.op(
+        "MatMul", layers.split_heads(q, heads), g.weight(f"{name}.key by head", stored_as(to_rows, q.dtype))
+    )
+    asked = layers.reshape(asked, 0, heads * decoder.queries, width)
     weights = layers.softmax(g.op("MatMul", asked, layers.transpose(x, 0, 2, 1)), q.dtype)
-    gathered = layers.reshape(g.op("MatMul", weights, x), 0, heads, decoder.queries, decoder.image_width)
-    values = layers.weight(f"{name}.value by head", np.ascontiguousarray(values.transpose(0, 2, 1)))
-    mixed = layers.join_heads(g.op("MatMul", gathered, values), decoder.width)
+    gathered = layers.reshape(g.op("MatMul", weights, x), 0, heads, decoder.queries, width)
+    matrices = g.weight(f"{name}.value by head", stored_as(from_rows.transpose(0, 2, 1), q.dtype))
+    mixed = layers.join_heads(g.op("MatMul", gathered, matrices), decoder.width)
     return layers.add_bias(mixed, f"{name}.value.bias", layers.read(f"{name}.value.bias"))
 
 

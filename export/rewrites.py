@@ -23,7 +23,7 @@ class Rewrite(str, enum.Enum):
     """One of them, by the name that `export --rewrites` takes."""
 
     AVERAGED_WEIGHTS = "averaged-weights"  # context attention: softmax rows averaged, then one row times X
-    FOLDED_KEYS = "folded-keys"  # context attention: key and query projectors are one matrix on the query side
+    FOLDED_KEYS = "folded-keys"  # context attention: the key projector is multiplied into the query's
     QUESTION_ONCE = "question-once"  # what no frame has touched yet is computed once a question
     LAST_WORDS = "last-words"  # the Q-Former's last text rows, which nothing reads, are not computed
     ONE_PRODUCT = "one-product"  # query, key and value of one input are one product

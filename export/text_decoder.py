@@ -62,9 +62,7 @@ def _raw_bert(
     return x
 
 
-def _q_former(
-    layers: Layers, decoder: TextDecoderConfig, x: Value, image: ImageRows, frames: Value
-) -> Value:
+def _q_former(layers: Layers, decoder: TextDecoderConfig, x: Value, image: ImageRows, frames: Value) -> Value:
     """Queries and words [1, M+L, H] -> queries [n, M, H]."""
     if Rewrite.QUESTION_ONCE not in layers.rewrites:
         x = layers.repeat_first(x, frames)
@@ -123,9 +121,7 @@ def _projected(layers: Layers, decoder: TextDecoderConfig, x: Value, name: str, 
 
 
 def _apart(layers: Layers, decoder: TextDecoderConfig, x: Value) -> _Rows:
-    return _Rows(
-        layers.slice(x, 0, decoder.queries, axis=1), layers.slice(x, decoder.queries, None, axis=1)
-    )
+    return _Rows(layers.slice(x, 0, decoder.queries, axis=1), layers.slice(x, decoder.queries, None, axis=1))
 
 
 def _embedded(layers: Layers, decoder: TextDecoderConfig, ids: Value) -> Value:

@@ -18,6 +18,9 @@ import torch
 
 from llamavid.bundle import EMBEDDINGS, LANGUAGE_TOKENIZER, QUESTION_VOCABULARY, Bundle, open_bundle
 from llamavid.errors import PromptError, SourceError, UsageError
+from llamavid.export.frame_types import FrameTypes, write_frame_graphs
+from llamavid.export.precision import FP32
+from llamavid.export.rewrites import NONE
 from llamavid.model.llamavid import LlamaVid, model_from_checkpoint
 from llamavid.prompt import Part, Turn, conversation, movie
 from llamavid.runtime import decoder as decoder_module
@@ -39,6 +42,7 @@ SUBTITLES = ["the rabbit", "", "a butterfly"]  # of the movie's three frames
 VIDEO, PICTURE = ("short-video", "video_3_frames"), ("short-video", "image_two_turns")
 MOVIE = ("long-video", "movie_3_frames_subtitles")
 CASES = pytest.mark.parametrize("case", [VIDEO, PICTURE, MOVIE], ids=lambda case: case[1])
+INNER = ["text_hidden", "text_query"]  # of the plain context graph
 TIMES = [FrameTime(0, 0.0), FrameTime(25, 1.0), FrameTime(50, 2.0)]  # of the recorded frames
 
 Array = np.ndarray[Any, Any]
@@ -122,33 +126,52 @@ def language_model(bundle: Bundle) -> Decoder:
 # Stages
 
 
-def inner_values(bundle: Bundle, seen: Array, ids: Array) -> list[Array]:
-    """What the context graph computes on the way: text_hidden, text_query, context_tokens."""
-    names = ["text_hidden", "text_query", "context_tokens"]
-    graph = onnx.load(str(bundle.path("context.onnx")))
-    for name in names[:2]:
+def plain_context(family: str, folder: Path) -> onnx.ModelProto:
+    """The plain context graph, which has every stage by its name; an exact rewrite may leave one out."""
+    types = FrameTypes(FP32, rewrites=NONE)
+    entry = write_frame_graphs(golden_checkpoint(family), folder, types)["context"]
+    graph = onnx.load(str(folder / entry.file))
+    for name in INNER:
         graph.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    runner = ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    return list(runner.run(names, {"features": seen.astype(np.float32), "question_ids": ids}))
+    return graph
+
+
+def inner_values(plain: onnx.ModelProto, seen: Array, ids: Array) -> list[Array]:
+    """What the context graph computes on the way: text_hidden, text_query."""
+    runner = ort.InferenceSession(plain.SerializeToString(), providers=["CPUExecutionProvider"])
+    return list(runner.run(INNER, {"features": seen.astype(np.float32), "question_ids": ids}))
+
+
+def context_tokens(bundle: Bundle, seen: Array, ids: Array) -> Array:
+    inputs = {"features": seen.astype(np.float32), "question_ids": ids}
+    return run_graph(bundle.folder, bundle.manifest.graphs["context"], inputs)["context_tokens"]
 
 
 @pytest.fixture(scope="module")
-def stages(bundles: Bundles) -> dict[tuple[str, str], dict[str, Array]]:
+def stages(
+    bundles: Bundles, tmp_path_factory: pytest.TempPathFactory
+) -> dict[tuple[str, str], dict[str, Array]]:
     """Of each case, every stage as the bundle computes it, under the names of the recording."""
-    return {case: stages_of(bundles[case[0]], recording(*case)) for case in (VIDEO, PICTURE, MOVIE)}
+    plain = {family: plain_context(family, tmp_path_factory.mktemp("plain")) for family in bundles}
+    return {
+        case: stages_of(bundles[case[0]], plain[case[0]], recording(*case))
+        for case in (VIDEO, PICTURE, MOVIE)
+    }
 
 
-def stages_of(bundle: Bundle, case: Recording) -> dict[str, Array]:
+def stages_of(bundle: Bundle, plain: onnx.ModelProto, case: Recording) -> dict[str, Array]:
     seen = features(bundle, case)
     tokenizer = QuestionTokenizer(bundle.path(QUESTION_VOCABULARY))
-    inner = [inner_values(bundle, seen, tokenizer.ids(prompt)) for prompt in case.prompts]
-    hidden, query, context = (np.concatenate(values) for values in zip(*inner, strict=True))
+    asked = [tokenizer.ids(prompt) for prompt in case.prompts]
+    inner = [inner_values(plain, seen, ids) for ids in asked]
+    hidden, query = (np.concatenate(values) for values in zip(*inner, strict=True))
+    context = np.concatenate([context_tokens(bundle, seen, ids) for ids in asked])
     inputs = {"features": seen.astype(np.float32)}
     content = run_graph(bundle.folder, bundle.manifest.graphs["content"], inputs)["content_tokens"]
-    asked = FrameTokens(context[: len(seen)], content)  # the first prompt is the one asked
+    tokens = FrameTokens(context[: len(seen)], content)  # the first prompt is the one asked
     ids = LanguageTokenizer(bundle.path(LANGUAGE_TOKENIZER)).ids(parts(case))
     table = np.load(bundle.path(EMBEDDINGS), mmap_mode="r")
-    sequence = assemble(ids, table, asked, dtype=np.float32)
+    sequence = assemble(ids, table, tokens, dtype=np.float32)
     decoder = language_model(bundle)
     cache = decoder.new_cache(sequence.shape[1])
     return {
