@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,10 @@ import numpy.typing as npt
 from llamavid.errors import ScalesError
 from llamavid.replacing import replacing
 
-# What Python's zipfile and NumPy raise of damaged files.
-_UNREADABLE = (
+# What Python's zipfile and NumPy raise of damaged files; of an array alone, which is no npz, TypeError.
+UNREADABLE = (
     *(ValueError, KeyError, EOFError, OSError, RuntimeError, NotImplementedError, OverflowError, MemoryError),
-    *(zipfile.BadZipFile, struct.error),
+    *(zipfile.BadZipFile, zlib.error, struct.error, TypeError),
 )
 
 
@@ -34,7 +35,7 @@ def read_arrays(file: Path) -> dict[str, npt.NDArray[Any]]:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise ScalesError(
             f"{file} cannot be read ({error})", next_step="Start anew with --replace."
         ) from error

@@ -8,13 +8,13 @@ file a block would be 9. State that is damaged, or of another pass, is left out:
 from __future__ import annotations
 
 import time
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from llamavid.calibration.arrays import UNREADABLE
 from llamavid.calibration.branches import Branches
 from llamavid.errors import ScalesError
 from llamavid.replacing import replacing
@@ -43,7 +43,7 @@ class BranchState:
                 if str(arrays["key"]) != self.key:
                     return None
                 return int(arrays["done"]), _branches({name: arrays[name] for name in arrays.files})
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except UNREADABLE:
             return None  # there is none, or half of one
 
     def save(self, done: int, branches: Branches) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from llamavid.calibrated import Calibration, save_calibration
 from llamavid.calibration.choosing import chosen_plan
-from llamavid.calibration.collect import Collected, CollectedGraph, OnProgress, collect, quiet
+from llamavid.calibration.collect import OBSERVED, Collected, CollectedGraph, OnProgress, collect, quiet
 from llamavid.calibration.material import Material
 from llamavid.calibration.measuring import measuring_sample
 from llamavid.calibration.modules import graph_modules
@@ -29,10 +29,12 @@ from llamavid.calibration.options import CalibrationOptions
 from llamavid.calibration.outputs import Chosen, Output
 from llamavid.calibration.plan import FILE as PLAN
 from llamavid.calibration.plan import Plan, load_plan, planned, remeasured, save_plan
+from llamavid.calibration.run_folder import RUN
 from llamavid.calibration.sensitivity import combined_errors, sensitivity
 from llamavid.errors import ScalesError
 from llamavid.formats.eight_bits import EightBits
 from llamavid.model.checkpoint import Checkpoint
+from llamavid.model.fingerprint import fingerprint
 from llamavid.scales import FORMAT_VERSION, GraphScales, Scales
 
 SCALES = "scales.json"
@@ -66,18 +68,42 @@ def calibrate(
         UsageError: there is no frame; a budget cannot be.
         PromptError: a clip and its question are longer than the language model reads.
         CheckpointError: an activation is not a number.
-        ScalesError: an activation never varies; the folder holds another run, or a plan that was edited; the
-            plan that is to be followed is of something else.
+        ScalesError: an activation never varies; the folder holds another run, scales of unknown origin, or a
+            plan that was edited; the plan that is to be followed is of something else.
     """
     options = options or CalibrationOptions()
+    given = _given_plan(checkpoint, options)
+    if not replace:
+        _require_own(folder)
     collected = collect(checkpoint, material, folder, options, replace=replace, on_progress=on_progress)
     all_rounded = calibration_from(collected, options.observer)
-    plan = _plan(checkpoint, material, folder, options, collected, all_rounded, on_progress)
+    plan = _plan(checkpoint, material, folder, options, given, collected, all_rounded, on_progress)
     if not replace and options.plan is None:
         _require_unedited(folder / PLAN, plan)
     save_plan(plan, folder / PLAN)
     chosen = _only_used(Calibration(planned(all_rounded.scales, plan), all_rounded.vectors))
     return Calibrated(save_calibration(chosen, folder / SCALES), collected, plan)
+
+
+def _given_plan(checkpoint: Checkpoint, options: CalibrationOptions) -> Plan | None:
+    """Read before anything is watched: a mistake in it is told at once, not after an hour."""
+    if options.plan is None:
+        return None
+    graphs = {
+        graph: GraphScales(options.format_of(graph), block=options.block_of(graph))
+        for graph in options.graphs
+    }
+    modules = graph_modules(checkpoint.config)
+    return load_plan(options.plan, modules=modules, checkpoint=fingerprint(checkpoint), graphs=graphs)
+
+
+def _require_own(folder: Path) -> None:
+    """Scales without the state of a run may be of anything, and are not written over."""
+    if (folder / SCALES).exists() and not (folder / OBSERVED / RUN).exists():
+        raise ScalesError(
+            f"{folder / SCALES} exists, and no {OBSERVED}/{RUN} tells what it was made from",
+            next_step="Pass --replace to write over it, or choose another -o.",
+        )
 
 
 def calibration_from(collected: Collected, observer: Observer) -> Calibration:
@@ -126,6 +152,7 @@ def _plan(
     material: Material,
     folder: Path,
     options: CalibrationOptions,
+    given: Plan | None,
     collected: Collected,
     calibration: Calibration,
     on_progress: OnProgress,
@@ -137,8 +164,8 @@ def _plan(
     def measure(chosen: Chosen) -> dict[Output, float]:
         return combined_errors(checkpoint, calibration, sample, chosen, on_progress=on_progress)
 
-    if options.plan:
-        return remeasured(load_plan(options.plan, modules=modules, scales=calibration.scales), measure)
+    if given:
+        return remeasured(given, measure)
     found = sensitivity(checkpoint, calibration, sample, folder=folder, on_progress=on_progress)
     budgets = {Output.FRAME_TOKENS: options.frame_budget, Output.LOGITS: options.llm_budget}
     return chosen_plan(

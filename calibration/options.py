@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,7 @@ class CalibrationOptions:
         template: of the prompts that the language model is watched with.
 
     Raises:
-        UsageError: a format or block does not exist, or there is nothing to do.
+        UsageError: a format or block does not exist, there is nothing to do, or a budget cannot be kept.
     """
 
     frame_format: str = "int8"
@@ -56,6 +57,9 @@ class CalibrationOptions:
                 next_step=f"Choose {', '.join(FORMATS)}.",
             )
 
+        self._check_budget("frame", self.frame_budget, self.frame_format)
+        self._check_budget("llm", self.llm_budget, self.llm_format)
+
     def format_of(self, graph: str) -> str:
         """Of `vision`, `content`, `context` or `llm`."""
         return self.llm_format if graph == LANGUAGE_GRAPH else self.frame_format
@@ -67,3 +71,18 @@ class CalibrationOptions:
 
     def block_of(self, graph: str) -> int | None:
         return self.int4_block if self.format_of(graph) == "int4" else None
+
+    def _check_budget(self, what: str, budget: float | None, format: str) -> None:
+        if budget is None:
+            return
+        if not 0 < budget < math.inf:
+            raise UsageError(f"{what} budget {budget}", expected="a relative error above 0, as 0.02")
+        if format == NONE:
+            raise UsageError(
+                f"{what} budget {budget:g} with format none", expected="a format whose error it bounds"
+            )
+        if self.plan:
+            raise UsageError(
+                f"{what} budget {budget:g} beside {self.plan}",
+                expected="one of them: a budget is what a plan is chosen by",
+            )

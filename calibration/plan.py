@@ -1,6 +1,6 @@
 """plan.json: which modules are rounded and which stay, a line a module, for people to read and change.
 
-    plan = load_plan(file, modules=graph_modules(config), scales=scales)
+    plan = load_plan(file, modules=graph_modules(config), checkpoint=scales.checkpoint, graphs=scales.graphs)
     scales = planned(scales, plan)
 
 A file that was edited is taken as it is: a module's format is the graph's, or `keep`. The numbers beside it
@@ -21,7 +21,7 @@ from llamavid.calibration.outputs import Chosen, Output
 from llamavid.config import dataclass_from_json
 from llamavid.errors import ScalesError
 from llamavid.replacing import replacing
-from llamavid.scales import Scales
+from llamavid.scales import GraphScales, Scales
 
 FILE = "plan.json"
 FORMAT_VERSION = 1
@@ -96,12 +96,19 @@ class Plan:
         return "\n".join(_lines(self)) + "\n"
 
 
-def load_plan(file: Path, *, modules: Mapping[str, Collection[str]], scales: Scales) -> Plan:
+def load_plan(
+    file: Path,
+    *,
+    modules: Mapping[str, Collection[str]],
+    checkpoint: str,
+    graphs: Mapping[str, GraphScales],
+) -> Plan:
     """Reads and checks a plan, edited or not.
 
     Args:
         modules: every module of each graph of the model.
-        scales: what it is a plan for: their checkpoint, their graphs and formats.
+        checkpoint: fingerprint of the one that it must be of.
+        graphs: those that it must have; their formats, and what they keep in any case.
 
     Raises:
         ScalesError: it is missing or damaged, of another checkpoint or version, or has a graph, module or
@@ -118,16 +125,16 @@ def load_plan(file: Path, *, modules: Mapping[str, Collection[str]], scales: Sca
         plan = dataclass_from_json(Plan, data)
     except (ValueError, RecursionError) as error:
         raise ScalesError(f"{file} is damaged ({error})", next_step=_AGAIN) from error
-    if plan.checkpoint != scales.checkpoint:
+    if plan.checkpoint != checkpoint:
         raise ScalesError(
             f"{file} is of checkpoint {plan.checkpoint:.12}...",
-            expected=f"{scales.checkpoint[:12]}..., the one that is calibrated",
+            expected=f"{checkpoint[:12]}..., the one that is calibrated",
             next_step=_AGAIN,
         )
-    _require_same(f"{file}: graphs", plan.graphs, scales.graphs)
+    _require_same(f"{file}: graphs", plan.graphs, graphs)
     for name, graph in plan.graphs.items():
         _require_same(f"{file}: modules of {name}", graph.modules, modules[name])
-        _require_formats(f"{file}: {name}", graph, name, scales)
+        _require_formats(f"{file}: {name}", graph, graphs[name])
     return plan
 
 
@@ -215,8 +222,7 @@ def _require_same(where: str, found: Collection[str], expected: Collection[str])
             raise ScalesError(f"{where}: {name} is missing", next_step=_AGAIN)
 
 
-def _require_formats(where: str, graph: GraphPlan, name: str, scales: Scales) -> None:
-    wanted = scales.graphs[name]
+def _require_formats(where: str, graph: GraphPlan, wanted: GraphScales) -> None:
     if graph.format != wanted.format:
         raise ScalesError(
             f"{where} is {graph.format!r:.40}", expected=f"{wanted.format}, as calibrated", next_step=_AGAIN

@@ -283,17 +283,23 @@ def _check_scales(language: LanguageConfig, options: TrtllmOptions, scales: Trtl
     for name, known in [*given, *((name, caches) for name in scales.kv_cache)]:
         if name not in known:
             raise UsageError(f"scales for {name!r}", expected=f"names like {known[0]!r}")
-    for what, by_name in (("prequant scales", scales.prequant), ("importance", scales.importance)):
-        for name, inputs in by_name.items():
-            if tuple(inputs.shape) != (widths[name],) or not bool((inputs > 0).all()):
-                raise UsageError(
-                    f"{what} of {name} have shape {list(inputs.shape)}",
-                    expected=f"[{widths[name]}], all above 0",
-                )
+    for name, factors in scales.prequant.items():
+        _check_inputs(f"prequant scales of {name}", factors, widths[name], least="above 0")
+    for name, squares in scales.importance.items():  # 0 of a channel that nothing enters
+        _check_inputs(f"importances of {name}", squares, widths[name], least="from 0 on")
     absent = set(caches) - set(scales.kv_cache)
     if options.kv_cache == "int8" and absent:
         raise UsageError(
             f"kv-cache int8 without measured ranges of {len(absent)} layers",
             expected="the largest key or value of each",
             next_step="Choose --kv-cache none, or pass --scales scales.json of `llamavid calibrate`.",
+        )
+
+
+def _check_inputs(what: str, inputs: Tensor, width: int, *, least: str) -> None:
+    enough = inputs > 0 if least == "above 0" else inputs >= 0
+    if tuple(inputs.shape) != (width,) or not bool(enough.all()):
+        raise UsageError(
+            f"{what} have shape {list(inputs.shape)}, the least is {float(inputs.min()):g}",
+            expected=f"[{width}], all {least}",
         )

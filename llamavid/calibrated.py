@@ -97,6 +97,9 @@ def load_calibration(file: Path) -> Calibration:
         for migration in found.migrations:
             if not (vectors[migration.vector] > 0).all():
                 raise ScalesError(f"{file}: {migration.vector} is not above 0 throughout", next_step=AGAIN)
+        for name in found.importance.values():
+            if not (vectors[name] >= 0).all():
+                raise ScalesError(f"{file}: {name} is not 0 or above throughout", next_step=AGAIN)
     return Calibration(scales, vectors)
 
 

@@ -30,6 +30,8 @@ from llamavid.errors import ScalesError
 FORMAT_VERSION = 2
 FORMATS = ("int8", "fp8", "int4")
 BLOCKS = (32, 64, 128)
+_LEVELS = {"int8": 127, "fp8": 448}  # the last one of an activation's format
+_FLOAT32 = (2.0**-126, 2.0**128)  # below, it loses digits or is 0; from the second on it is infinite
 _SIZE_LIMIT = 16 << 20  # bytes; a 7B model's are some 100 kB
 AGAIN = "Make it again: llamavid calibrate, or llamavid export --precision int8 --scan CLIP."
 
@@ -89,9 +91,13 @@ class GraphScales:
             raise ValueError(f"{graph}: format is {self.format!r:.40}, not {', '.join(FORMATS)}")
         if (self.format == "int4") != (self.block in BLOCKS):
             raise ValueError(f"{graph}: block is {self.block!r:.40} with format {self.format}")
+        if self.steps and self.format not in _LEVELS:
+            raise ValueError(f"{graph}: {self.format} has steps of activations")
         for name, step in self.steps.items():
             _above_zero(graph, f"largest of {name}", step.largest)
             _above_zero(graph, f"scale of {name}", step.scale)
+            if not math.isclose(step.scale * _LEVELS[self.format], step.largest, rel_tol=1e-4):
+                raise ValueError(f"{graph}: scale of {name} is {step.scale}, its largest {step.largest}")
         for name, largest in (*self.cache.items(), *self.migrated_cache.items()):
             _above_zero(graph, f"the cache's largest of {name}", largest)
         if twice := sorted({*self.steps} & {*self.kept}):
@@ -176,8 +182,8 @@ def _named(format: str, block: int | None) -> str:
 
 
 def _above_zero(graph: str, what: str, value: float) -> None:
-    if not 0 < value < math.inf:
-        raise ValueError(f"{graph}: {what} is {value}, not a number above 0")
+    if not _FLOAT32[0] <= value < _FLOAT32[1]:
+        raise ValueError(f"{graph}: {what} is {value}, not a float32 number above 0")
 
 
 def _text(file: Path) -> bytes:

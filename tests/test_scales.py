@@ -44,7 +44,7 @@ def _step(document: Any) -> Any:
     return document["graphs"]["vision"]["steps"]["blocks.0.mlp.fc1"]
 
 
-@pytest.mark.parametrize("value", [0, -1.0, math.nan, math.inf, 1e400])
+@pytest.mark.parametrize("value", [0, -1.0, math.nan, math.inf, 1e400, 1e-40, 1e39])  # some: no float32
 @pytest.mark.parametrize("field", ["scale", "largest"])
 def test_a_scale_that_cannot_be_is_named(tmp_path: Path, field: str, value: float) -> None:
     file = changed(tmp_path / "scales.json", lambda document: _step(document).update({field: value}))
@@ -65,6 +65,8 @@ def test_a_scale_that_cannot_be_is_named(tmp_path: Path, field: str, value: floa
         (lambda d: d["graphs"]["vision"].update(format="int3"), "vision: format is 'int3'"),
         (lambda d: d["graphs"]["vision"].update(format="int4"), "block is None with format int4"),
         (lambda d: d["graphs"]["vision"].update(kept=["blocks.0.mlp.fc1"]), "has a step and is kept"),
+        (lambda d: _step(d).update(scale=_step(d)["scale"] * 2), "scale of blocks.0.mlp.fc1 is"),
+        (lambda d: d["graphs"]["vision"].update(format="int4", block=32), "int4 has steps of activations"),
     ],
 )
 def test_a_damaged_file_is_told_in_one_line(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from llamavid.calibrated import load_calibration
 from llamavid.calibration.calibrate import Calibrated, calibrate
 from llamavid.calibration.observers import Observer
 from llamavid.calibration.options import CalibrationOptions
-from llamavid.errors import ScalesError
+from llamavid.errors import ScalesError, UsageError
 from llamavid.export.pack import ExportOptions, export_bundle
 from llamavid.model.checkpoint import Checkpoint
 from tests.calibration.small import small_checkpoint, small_material
@@ -103,6 +105,44 @@ def test_an_edited_plan_is_followed_when_passed_and_never_written_over(
     assert followed.plan.measured["frame_tokens"] < made.plan.measured["frame_tokens"] * 1.05
     again = calibrate(checkpoint, small_material(), tmp_path, OPTIONS, replace=True)
     assert again.calibration.scales == made.calibration.scales
+
+
+def test_a_mistake_in_a_plan_is_told_before_anything_is_watched(
+    checkpoint: Checkpoint, made: Calibrated, folder: Path, tmp_path: Path
+) -> None:
+    """It was read after the model had been watched: an hour later, of a large one."""
+    text = (folder / "plan.json").read_text()
+    (tmp_path / "mine.json").write_text(text.replace('"format": "int8", "error"', '"format": "in8", "error"'))
+    options = replace(OPTIONS, plan=tmp_path / "mine.json")
+    with pytest.raises(ScalesError, match=r"blocks\.0\.attn\.qkv has format 'in8'; expected int8 or keep"):
+        calibrate(checkpoint, small_material(), tmp_path / "out", options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_scales_of_unknown_origin_are_not_written_over(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Copied there without the state of their run, they were replaced without a word."""
+    (tmp_path / "scales.json").write_text("of another model")
+    frames = CalibrationOptions("int8", "none", migrate=False)
+    with pytest.raises(ScalesError, match=r"scales\.json exists, and no observed/run\.json .* --replace"):
+        calibrate(checkpoint, small_material(), tmp_path, frames)
+    assert [file.name for file in tmp_path.iterdir()] == ["scales.json"]
+    calibrate(checkpoint, small_material(), tmp_path, frames, replace=True)
+    assert load_calibration(tmp_path / "scales.json").scales.graphs.keys() == {"vision", "content", "context"}
+
+
+@pytest.mark.parametrize(
+    ("choices", "said"),
+    [
+        ({"frame_budget": math.nan}, "frame budget nan; expected a relative error above 0"),
+        ({"llm_budget": math.inf}, "llm budget inf"),
+        ({"llm_budget": 0.1, "llm_format": "none"}, "llm budget 0.1 with format none"),
+        ({"frame_budget": 0.1, "plan": Path("p.json")}, r"frame budget 0.1 beside p\.json; expected one of them"),
+    ],
+)  # fmt: skip
+def test_a_budget_that_decides_nothing_is_told_at_once(choices: dict[str, Any], said: str) -> None:
+    """It was told after all had been watched and measured; beside a plan, never."""
+    with pytest.raises(UsageError, match=said):
+        CalibrationOptions(**choices)
 
 
 def test_another_observer_watches_nothing_again(checkpoint: Checkpoint, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 from pathlib import Path
 
@@ -223,11 +224,13 @@ def test_a_folder_of_other_things_is_left_alone(checkpoint: Checkpoint, tmp_path
 
 def test_a_damaged_file_of_a_run_is_told(checkpoint: Checkpoint, whole: Path) -> None:
     file = whole / "observed" / "content.npz"
-    sound = file.read_bytes()
+    sound, alone = file.read_bytes(), io.BytesIO()
+    np.save(alone, np.zeros(3))  # one array is no npz: NumPy opens it all the same
     try:
-        file.write_bytes(sound[:2000])
-        with pytest.raises(ScalesError, match=r"content\.npz cannot be read .* --replace"):
-            collect(checkpoint, small_material(), whole, EIGHT)
+        for damaged in (sound[:2000], b"", alone.getvalue(), sound[:3000] + b"\xff" * 99 + sound[3099:]):
+            file.write_bytes(damaged)
+            with pytest.raises(ScalesError, match=r"content\.npz cannot be read .* --replace"):
+                collect(checkpoint, small_material(), whole, EIGHT)
     finally:
         file.write_bytes(sound)
 

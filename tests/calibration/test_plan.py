@@ -21,7 +21,7 @@ from llamavid.calibration.plan import KEEP, Measure, Plan, load_plan, planned, r
 from llamavid.calibration.sensitivity import combined_errors, sensitivity
 from llamavid.errors import LlamaVidError, ScalesError, UsageError
 from llamavid.model.checkpoint import open_checkpoint
-from llamavid.scales import Divided, Migration, load_scales
+from llamavid.scales import Divided, Migration, Scales, load_scales
 from tests.calibration.naive import FRAGILE, Given, fragile_checkpoint, given, golden
 
 TINY = Path(__file__).parents[2] / "llamavid" / "tiny" / "release" / "checkpoint"
@@ -172,7 +172,12 @@ def loaded(file: Path, change: Callable[[Any], object] = lambda document: None) 
     change(document)
     file.write_text(json.dumps(document))
     found = golden()
-    return load_plan(file, modules=graph_modules(found.checkpoint.config), scales=found.calibration.scales)
+    return read_plan(file, found.calibration.scales)
+
+
+def read_plan(file: Path, scales: Scales) -> Plan:
+    modules = graph_modules(golden().checkpoint.config)
+    return load_plan(file, modules=modules, checkpoint=scales.checkpoint, graphs=scales.graphs)
 
 
 def modules_of(document: Any, graph: str) -> Any:
@@ -248,17 +253,13 @@ def test_what_is_no_plan_is_refused(tmp_path: Path, content: bytes) -> None:
     file.write_bytes(content)
     found = golden()
     with pytest.raises(ScalesError, match=r"plan\.json"):
-        load_plan(file, modules=graph_modules(found.checkpoint.config), scales=found.calibration.scales)
+        read_plan(file, found.calibration.scales)
 
 
 def test_a_missing_plan_is_one_line(tmp_path: Path) -> None:
     found = golden()
     with pytest.raises(ScalesError, match="cannot be read"):
-        load_plan(
-            tmp_path / "plan.json",
-            modules=graph_modules(found.checkpoint.config),
-            scales=found.calibration.scales,
-        )
+        read_plan(tmp_path / "plan.json", found.calibration.scales)
 
 
 def test_a_module_without_a_scale_cannot_be_edited_in(tmp_path: Path) -> None:
@@ -275,7 +276,7 @@ def test_a_module_without_a_scale_cannot_be_edited_in(tmp_path: Path) -> None:
     text = plan.to_json().replace('"keep"', '"int8"')
     (tmp_path / "plan.json").write_text(text)
     with pytest.raises(ScalesError, match="has no scale; expected keep"):
-        load_plan(tmp_path / "plan.json", modules=modules, scales=scales)
+        read_plan(tmp_path / "plan.json", scales)
 
 
 @pytest.mark.parametrize("budget", [0.0, -1.0, math.nan, math.inf])

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from llamavid.calibrated import Calibration
-from llamavid.errors import ScalesError
+from llamavid.errors import ScalesError, UsageError
 from llamavid.export.to_trtllm import export_trtllm
 from llamavid.export.trtllm_options import TrtllmOptions
 from llamavid.export.trtllm_scales import trtllm_scales
@@ -123,6 +123,22 @@ def test_the_cache_s_range_is_that_of_the_values_which_the_engine_keeps(checkpoi
         ranges = trtllm_scales(found, language, options).kv_cache
         assert ranges[layer] == expected
         assert ranges["transformer.layers.1.attention"] == 25.4
+
+
+def test_a_channel_that_is_always_0_has_no_importance_and_is_exported(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    """A dead unit of a feed-forward: the export took its 0 for a mistake in the shape."""
+    found = calibration(checkpoint, "int4")
+    found.vectors["energy"][3] = 0
+    options = TrtllmOptions(quantize="int4-awq", int4_group=64)
+    scales = trtllm_scales(found, checkpoint.config.language, options)
+    assert export_trtllm(checkpoint, tmp_path / "v", options=options, scales=scales).size_bytes
+    scales.prequant["transformer.layers.0.attention.qkv"][3] = 0
+    with pytest.raises(
+        UsageError, match=r"prequant scales of .*, the least is 0; expected \[\d+\], all above 0"
+    ):
+        export_trtllm(checkpoint, tmp_path / "w", options=options, scales=scales)
 
 
 def test_scales_for_another_format_or_without_a_range_are_refused(checkpoint: Checkpoint) -> None:
