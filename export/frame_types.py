@@ -5,14 +5,14 @@ Takes a precision, scales and a scan; gives a plan a graph, and writes the graph
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from llamavid.bundle import GraphEntry
 from llamavid.calibrated import Calibration, GraphCalibration, load_calibration
 from llamavid.contract import DType, content_contract, context_contract, vision_contract
-from llamavid.errors import UsageError
+from llamavid.errors import ScalesError, UsageError
 from llamavid.export.activations import Activations, scales_from
 from llamavid.export.builder import GraphBuilder
 from llamavid.export.graphs import write_content, write_context, write_vision
@@ -22,6 +22,7 @@ from llamavid.export.rewrites import PAYING, Rewrites, applicable
 from llamavid.export.type_plan import CAREFUL, TypePlan, features_type, plan_from
 from llamavid.model.checkpoint import Checkpoint
 from llamavid.model.fingerprint import fingerprint
+from llamavid.scales import AGAIN, GraphScales
 
 GRAPH_PREFIX = {"vision": "vision.", "content": "compressor.", "context": ""}  # a graph's names -> ours
 
@@ -109,10 +110,25 @@ def reader(
 
 
 def opened_calibration(checkpoint: Checkpoint, scales: Path) -> Calibration:
-    """Raises `ScalesError` when it is damaged, or of another checkpoint."""
+    """Raises `ScalesError` when it is damaged, of another checkpoint, or names what that one has not."""
     calibration = load_calibration(scales)
     calibration.scales.require(checkpoint=fingerprint(checkpoint))
+    for graph, found in calibration.scales.graphs.items():
+        prefix = {**GRAPH_PREFIX, "llm": "language."}.get(graph)
+        if prefix is None:
+            raise ScalesError(f"{scales}: there is no graph {graph!r:.40}", next_step=AGAIN)
+        for name in _named(found):
+            if prefix + name not in checkpoint.tensors:
+                raise ScalesError(f"{scales}: {name!r:.80} of graph {graph} does not exist", next_step=AGAIN)
     return calibration
+
+
+def _named(scales: GraphScales) -> Iterator[str]:
+    """Every tensor that they say something about."""
+    multiplied = (module for migration in scales.migrations for module in migration.multiplied)
+    for module in (*scales.steps, *scales.kept, *scales.importance, *multiplied):
+        yield f"{module}.weight"
+    yield from (divided.name for migration in scales.migrations for divided in migration.divided)
 
 
 def _calibration(

@@ -17,7 +17,7 @@ from llamavid.calibrated import Calibration, load_calibration, save_calibration
 from llamavid.cli import main
 from llamavid.contract import DType
 from llamavid.errors import ParityError, ScalesError, UsageError
-from llamavid.export.frame_types import FrameTypes, write_frame_graphs
+from llamavid.export.frame_types import FrameTypes, opened_calibration, write_frame_graphs
 from llamavid.export.pack import SCALES_FILE, ExportOptions, export_bundle
 from llamavid.export.precision import FP32, INT8, Precision, frame_precision
 from llamavid.formats.eight_bits import EightBits
@@ -227,6 +227,29 @@ def test_a_wrong_step_of_the_language_model_fails_the_export(checkpoint: Checkpo
     with pytest.raises(ParityError, match=r"graph llm(\.\w+)? \(int8\) differs from PyTorch"):
         export_bundle(checkpoint, tmp_path / "bundle", runner=RUNNER, options=options)
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(
+    ("graph", "change", "named"),
+    [
+        ("llm", {"kept": ("model.layers.0.mlp.down_prj",)}, "model.layers.0.mlp.down_prj.weight"),
+        (
+            "vision",
+            {"migrations": (Migration("norm", (), ("blocks.9.attn.qkv",)),)},
+            "blocks.9.attn.qkv.weight",
+        ),
+        ("vision", {"migrations": (Migration("norm", (Divided("norm9.bias"),), ()),)}, "norm9.bias"),
+    ],
+)
+def test_scales_that_name_what_the_model_does_not_have_are_refused(
+    checkpoint: Checkpoint, tmp_path: Path, graph: str, change: dict[str, Any], named: str
+) -> None:
+    """A typing mistake: the module was rounded all the same, or its input divided and its weight not."""
+    found = calibration(checkpoint, "int4")
+    found.scales.graphs[graph] = replace(found.scales.graphs[graph], **change)
+    save_calibration(found, tmp_path / "scales.json")
+    with pytest.raises(ScalesError, match=f"'{named}' of graph {graph} does not exist"):
+        opened_calibration(checkpoint, tmp_path / "scales.json")
 
 
 def test_an_eight_bit_language_model_without_scales_says_how_to_make_them() -> None:
