@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,9 +89,9 @@ def test_export_takes_the_scales(
 
 
 def test_an_edited_plan_is_followed_when_passed_and_never_written_over(
-    checkpoint: Checkpoint, made: Calibrated, tmp_path: Path
+    checkpoint: Checkpoint, made: Calibrated, folder: Path, tmp_path: Path
 ) -> None:
-    calibrate(checkpoint, small_material(), tmp_path, OPTIONS)
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)  # what was watched and measured is not again
     plan = tmp_path / "plan.json"
     document = json.loads(plan.read_text())
     document["graphs"]["vision"]["modules"]["blocks.1.mlp.fc2"]["format"] = "keep"
@@ -146,7 +147,7 @@ def test_a_budget_that_decides_nothing_is_told_at_once(choices: dict[str, Any], 
 
 
 def test_another_observer_watches_nothing_again(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    frames = CalibrationOptions("int8", "none")
+    frames = CalibrationOptions("int8", "none", migrate=False)
     first = calibrate(checkpoint, small_material(), tmp_path, frames)
     watched: list[int] = []
 

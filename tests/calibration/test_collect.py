@@ -111,26 +111,25 @@ def test_the_cache_has_another_range_where_a_migration_divides_values(
 ) -> None:
     """An fp8 engine's cache had the range of values as the checkpoint makes them, and its own were divided
     by up to 256: it was clipped, or had a few levels left."""
-    llm, material, values = found.graphs["llm"], small_material(), list[Tensor]()
+    llm, material, keys, values = found.graphs["llm"], small_material(), list[Tensor](), list[Tensor]()
     divided = {one.multiplied[0]: llm.vectors[one.vector] for one in llm.migrations}
     moved = [name for name in llm.cache if f"{name}.o_proj" in divided]
     assert moved
     assert set(moved) == llm.migrated_cache.keys()
     model = model_from_checkpoint(checkpoint)
-    attention = model.language.get_submodule(moved[0])
-    attention.v_proj.register_forward_hook(lambda _, args, out: values.append(out))
-    attention.k_proj.register_forward_hook(lambda _, args, out: keys.append(out))
-    keys = list[Tensor]()
+    for role, seen in (("k", keys), ("v", values)):
+        projection = model.language.get_submodule(f"{moved[0]}.{role}_proj")
+        projection.register_forward_hook(lambda _, args, out, seen=seen: seen.append(out))  # type: ignore[misc]
     features = model.encode_frames(torch.from_numpy(material.pixels()))
     for frames, question in material.asked():
         rows = model.frame_tokens(features[frames], question).flatten(0, 1)
         with torch.inference_mode():
             model.language(inputs_embeds=model.sequence(conversation(question), [rows]))
     key = max(float(pair_norms(one, checkpoint.config.language.head_dim).amax()) for one in keys)
-    seen = torch.cat(values, dim=1).abs().flatten(0, 1).amax(0)
-    of_values = float((seen / torch.from_numpy(divided[f"{moved[0]}.o_proj"])).amax())
+    largest = torch.cat(values, dim=1).abs().flatten(0, 1).amax(0)
+    of_values = float((largest / torch.from_numpy(divided[f"{moved[0]}.o_proj"])).amax())
     assert llm.migrated_cache[moved[0]] == pytest.approx(max(key, of_values), rel=1e-4)
-    assert llm.cache[moved[0]] == pytest.approx(max(key, float(seen.amax())), rel=1e-4)
+    assert llm.cache[moved[0]] == pytest.approx(max(key, float(largest.amax())), rel=1e-4)
 
 
 def test_a_run_that_stops_after_every_part_ends_with_the_same_bytes(

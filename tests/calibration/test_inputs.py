@@ -13,8 +13,7 @@ import torch
 from llamavid.calibrated import GraphCalibration
 from llamavid.calibration.inputs import graph_inputs
 from llamavid.calibration.modules import graph_modules
-from llamavid.embedded import embedded_checkpoint
-from llamavid.model.checkpoint import Checkpoint, open_checkpoint
+from llamavid.model.checkpoint import Checkpoint
 from llamavid.model.llamavid import LlamaVid, model_from_checkpoint
 from llamavid.scales import GraphScales, Migration
 from tests.calibration.small import small_checkpoint, small_material
@@ -28,11 +27,9 @@ KINDS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture(params=["short-video", "long-video", "embedded", *map(str, range(len(KINDS)))])
+@pytest.fixture(params=["short-video", "long-video", *map(str, range(len(KINDS)))])
 def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Checkpoint:
     kind: str = request.param
-    if kind == "embedded":
-        return open_checkpoint(embedded_checkpoint())
     return small_checkpoint(tmp_path, **KINDS[int(kind)]) if kind.isdecimal() else golden_checkpoint(kind)
 
 
