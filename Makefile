@@ -90,7 +90,7 @@ neon:
 # where they are: $(BIN)/pip install --constraint $(CONSTRAINTS) --editable '.[bench]'
 bench: setup
 	for what in pixels assembly file_to_pixels second_question standing_question hour decode_length evidence \
-	    int8_encoder int4_decode; do \
+	    int8_encoder int4_decode rewrites; do \
 	    $(BIN)/python -m benchmarks.$$what || exit 1; \
 	done
 

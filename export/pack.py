@@ -40,7 +40,7 @@ from llamavid.export.emulation import EmulatedBuilder
 from llamavid.export.frame_types import FrameTypes, frame_types, opened_calibration, write_frame_graphs
 from llamavid.export.language_graphs import EMULATED, write_language_graphs
 from llamavid.export.precision import COMPUTE, PRECISIONS, Precision, frame_precision, language_precision
-from llamavid.export.rewrites import PAYING, Rewrites
+from llamavid.export.rewrites import PAYING, Rewrites, applicable, written_rewrites
 from llamavid.export.scan import Pixels, scan_activations
 from llamavid.export.verify import Keep, Runner, parity, require
 from llamavid.formats.int4 import BLOCK_SIZES
@@ -200,6 +200,7 @@ def export_bundle(
             built_with={
                 "llamavid": __version__,
                 "checkpoint": checkpoint.folder.name,
+                "rewrites": written_rewrites(applicable(options.rewrites, types.precision)),
                 **{name: metadata.version(name) for name in ("torch", "transformers", "onnx", "onnxruntime")},
             },
         )

@@ -63,3 +63,8 @@ def parsed_rewrites(text: str) -> Rewrites:
         if name not in known:
             raise UsageError(f"rewrite {name!r}", expected=f"all, none, or some of {', '.join(known)}")
     return frozenset(known[name] for name in names)
+
+
+def written_rewrites(rewrites: Rewrites) -> str:
+    """What `parsed_rewrites` reads as them, but that it names each."""
+    return ",".join(sorted(rewrite.value for rewrite in rewrites)) or "none"

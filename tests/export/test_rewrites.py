@@ -168,7 +168,9 @@ def test_the_command_line_takes_names(checkpoint: Checkpoint, tmp_path: Path) ->
     arguments = ["export", str(checkpoint.folder), "-o", str(tmp_path / "bundle")]
     result = CliRunner().invoke(main, [*arguments, "--rewrites", "last-words,folded-keys"])
     assert result.exit_code == 0, result.stderr
-    found = products(open_bundle(tmp_path / "bundle").folder)
+    manifest = open_bundle(tmp_path / "bundle").manifest
+    assert manifest.built_with["rewrites"] == "folded-keys,last-words"
+    found = products(tmp_path / "bundle")
     assert "compressor.query_projector+key" in found
     assert "text_decoder.layers.0.attention.query" in found
 
