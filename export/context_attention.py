@@ -17,7 +17,6 @@ from llamavid.config import ModelConfig
 from llamavid.contract import ATTENTION, RELEVANCE
 from llamavid.export.builder import Value
 from llamavid.export.layers import Layers
-from llamavid.export.projections import of_one_type
 from llamavid.export.rewrites import Rewrite
 
 _QUERY, _KEY, _PRODUCT = "compressor.query_projector", "compressor.key_projector", "compressor.context"
@@ -26,7 +25,7 @@ _QUERY, _KEY, _PRODUCT = "compressor.query_projector", "compressor.key_projector
 def write_context_attention(layers: Layers, config: ModelConfig, hidden: Value, patches: Value) -> None:
     """hidden [n, M, H], patches [n, N, C] -> the context graph's three outputs."""
     g = layers.g
-    folds = Rewrite.FOLDED_KEYS in layers.rewrites and of_one_type(layers, (_QUERY, _KEY, _PRODUCT))
+    folds = Rewrite.FOLDED_KEYS in layers.rewrites and layers.alike((_QUERY, _KEY, _PRODUCT))
     scores = (_folded_scores if folds else _scores)(layers, config, hidden, patches)
     with g.scope("context"):
         weights = g.op("Softmax", layers.sensitive(scores), axis=-1)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from llamavid.config import TextDecoder, TextDecoderConfig
 from llamavid.export.builder import Value, stored_as
 from llamavid.export.layers import Array, Layers
-from llamavid.export.projections import joined, of_one_type, projection, projections
+from llamavid.export.projections import joined, projection, projections
 from llamavid.export.rewrites import Rewrite
 from llamavid.export.text_layers import after_attention, attended, query_factor
 
@@ -54,7 +54,7 @@ def image_rows(layers: Layers, decoder: TextDecoderConfig, features: Value, patc
     crossing = [index for index in range(decoder.layers) if decoder.has_cross_attention(index)]
     names = [f"text_decoder.layers.{index}.cross_attention" for index in crossing]
     modules = [f"{name}.{role}" for name in names for role in ("key", "value")]
-    at_once = Rewrite.IMAGE_ONCE in layers.rewrites and of_one_type(layers, modules)
+    at_once = Rewrite.IMAGE_ONCE in layers.rewrites and layers.alike(modules)
     if not at_once or any(_absorbs(layers, decoder, name) for name in names):
         return ImageRows(rows, {})
     return ImageRows(rows, dict(zip(modules, joined(layers, rows, modules), strict=True)))
@@ -69,7 +69,7 @@ def _rows(layers: Layers, decoder: TextDecoderConfig, features: Value, patches: 
 
 def _absorbs(layers: Layers, decoder: TextDecoderConfig, name: str) -> bool:
     asked = Rewrite.ABSORBED_IMAGE in layers.rewrites and decoder.kind is TextDecoder.Q_FORMER
-    return asked and of_one_type(layers, (name, f"{name}.query", f"{name}.key", f"{name}.value"))
+    return asked and layers.alike((name, f"{name}.query", f"{name}.key", f"{name}.value"))
 
 
 def _absorbed(layers: Layers, decoder: TextDecoderConfig, q: Value, rows: Value, name: str) -> Value:

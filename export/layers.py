@@ -6,7 +6,7 @@ Matrix products run in `precision.compute`, normalizations and softmax in
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,16 +57,19 @@ class Layers:
         """In y's type, which the plan may have widened."""
         return self.g.op("Add", y, self.g.weight(name, stored_as(bias, y.dtype)))
 
-    def matmul(self, x: Value, name: str, matrix: Array) -> Value:
-        """x [..., K] times a weight [K, N], in the graph's format for weights; `name` ends in `.weight`."""
-        module = name.removesuffix(".weight")
+    def matmul(self, x: Value, name: str, matrix: Array, *, like: str | None = None) -> Value:
+        """x [..., K] times a weight [K, N], in the graph's format for weights; `name` ends in `.weight`.
+
+        like: the module whose type and step it has; None: the one that it is named after.
+        """
+        module = like or name.removesuffix(".weight")
         dtype = self.product_type(module)
         x, precision = self.g.cast(x, dtype), self.precision
         if precision.int4_block and not self._kept(module):
             zeros = missing_rows(len(matrix), precision.int4_block)
             x, matrix = self._lengthened(x, zeros), np.pad(matrix, ((0, zeros), (0, 0)))
             self.g.data.lengthened[name] = zeros
-            return self.g.op("MatMul", x, self._int4(name, matrix, precision.int4_block, dtype, zeros))
+            return self.g.op("MatMul", x, self._int4(name, module, matrix, dtype, zeros))
         if precision.eight_bits and not self._kept(module):
             x = self._rounded(x, module, precision.eight_bits)
             return self.g.op("MatMul", x, self._eight_bits(name, matrix, precision.eight_bits, dtype))
@@ -84,8 +87,18 @@ class Layers:
         pads, axes = self.g.constant([0, zeros]), self.g.constant([-1])
         return self.g.op("Pad", x, pads, None, axes)
 
-    def _int4(self, name: str, matrix: Array, block: int, dtype: DType, zeros: int) -> Value:
-        module, calibration = name.removesuffix(".weight"), self.calibration
+    def alike(self, modules: Sequence[str]) -> bool:
+        """Whether one product can be that of all these, which share an input: of one type, rounded alike."""
+        if len({self.product_type(module) for module in modules}) > 1:
+            return False
+        if not self.precision.rounds or self.calibration is None:
+            return True
+        scales = self.calibration.scales
+        return len({(m in scales.kept, scales.steps.get(m), scales.importance.get(m)) for m in modules}) == 1
+
+    def _int4(self, name: str, module: str, matrix: Array, dtype: DType, zeros: int) -> Value:
+        block, calibration = self.precision.int4_block, self.calibration
+        assert block
         importance = calibration.importance(module) if calibration else None
         if importance is not None:
             importance = np.pad(importance, (0, zeros))

@@ -25,7 +25,7 @@ def projections(
         factors: what a layer's weight and bias are multiplied by; a layer without one is as it is.
     """
     factors = factors or {}
-    if Rewrite.ONE_PRODUCT not in layers.rewrites or not of_one_type(layers, names):
+    if Rewrite.ONE_PRODUCT not in layers.rewrites or not layers.alike(names):
         return [projection(layers, x, name, factors.get(name)) for name in names]
     return joined(layers, x, names, factors)
 
@@ -39,7 +39,8 @@ def joined(
     parts = [_parameters(layers, name, (factors or {}).get(name)) for name in names]
     matrix, bias = (np.concatenate(arrays, axis=-1) for arrays in zip(*parts, strict=True))
     together = _together(names)
-    y = layers.add_bias(layers.matmul(x, f"{together}.weight", matrix), f"{together}.bias", bias)
+    y = layers.matmul(x, f"{together}.weight", matrix, like=names[0])
+    y = layers.add_bias(y, f"{together}.bias", bias)
     return layers.g.ops("Split", y, outputs=len(names), axis=-1, num_outputs=len(names))
 
 
@@ -50,11 +51,6 @@ def projection(layers: Layers, x: Value, name: str, factor: float | None = None)
     matrix, bias = _parameters(layers, name, factor)
     y = layers.matmul(x, f"{name} scaled.weight", matrix)
     return layers.add_bias(y, f"{name} scaled.bias", bias)
-
-
-def of_one_type(layers: Layers, names: Sequence[str]) -> bool:
-    """Whether the plan has all these products in one type."""
-    return len({layers.product_type(name) for name in names}) == 1
 
 
 def _parameters(layers: Layers, name: str, factor: float | None) -> tuple[Array, Array]:
