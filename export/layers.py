@@ -18,7 +18,7 @@ from llamavid.contract import DType
 from llamavid.errors import ScalesError
 from llamavid.export.builder import MICROSOFT, GraphBuilder, Value, stored_as
 from llamavid.export.precision import Precision
-from llamavid.export.rewrites import NONE, Rewrite, Rewrites
+from llamavid.export.rewrites import NONE, Rewrites
 from llamavid.export.type_plan import CAREFUL, TypePlan
 from llamavid.formats.eight_bits import EightBits, quantize_columns, representable
 from llamavid.formats.int4 import missing_rows, packed_int4, quantize_int4
@@ -262,10 +262,7 @@ class Layers:
         q, k, v = (self.g.cast(rows, dtype) for rows in (q, k, v))
         q = self.split_heads(q if scaled else self.scale(q, head_dim**-0.5), heads)
         v = self.split_heads(v, heads)
-        if Rewrite.KEYS_BY_ROW in self.rewrites:
-            k = self.transpose(self.split_heads(k, heads), 0, 1, 3, 2)
-        else:
-            k = self.transpose(self.reshape(k, 0, 0, heads, -1), 0, 2, 3, 1)
+        k = self.transpose(self.reshape(k, 0, 0, heads, -1), 0, 2, 3, 1)
         scores = self.g.op("MatMul", q, k)
         if bias is not None:
             scores = self.add(scores, bias)

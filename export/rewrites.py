@@ -30,7 +30,6 @@ class Rewrite(str, enum.Enum):
     LAST_WORDS = "last-words"  # the Q-Former's last text rows, which nothing reads, are not computed
     ONE_PRODUCT = "one-product"  # query, key and value of one input are one product
     FOLDED_SCALE = "folded-scale"  # 1 / sqrt(head size) is in the query's weight
-    KEYS_BY_ROW = "keys-by-row"  # keys are laid out as the values are, and transposed by the product
     IMAGE_ONCE = "image-once"  # keys and values of all cross-attentions are one product of the image rows
     ABSORBED_IMAGE = "absorbed-image"  # Q-Former: the image rows' projections move to the 32 queries
 
