@@ -14,6 +14,7 @@ import pytest
 
 from llamavid.calibrated import load_calibration
 from llamavid.calibration.calibrate import Calibrated, calibrate
+from llamavid.calibration.material import Material
 from llamavid.calibration.observers import Observer
 from llamavid.calibration.options import CalibrationOptions
 from llamavid.errors import ScalesError, UsageError
@@ -86,6 +87,16 @@ def test_export_takes_the_scales(
         options=ExportOptions(precision="int8", llm_precision="int4", scales=folder / "scales.json"),
     )
     assert (tmp_path / "bundle" / "scales.json").read_bytes() == (folder / "scales.json").read_bytes()
+
+
+def test_raw_bert_with_grouped_keys_and_one_projection_is_calibrated_and_exported(tmp_path: Path) -> None:
+    other = {"bert_type": "raw_bert_layer:2", "kv_heads": 2, "mm_projector_type": "linear"}
+    checkpoint = small_checkpoint(tmp_path / "release", **other)
+    first = small_material().clips[0]
+    calibrate(checkpoint, Material((first,)), tmp_path / "c", OPTIONS)
+    options = ExportOptions(precision="int8", llm_precision="int4", scales=tmp_path / "c" / "scales.json")
+    manifest = export_bundle(checkpoint, tmp_path / "bundle", runner=RUNNER, options=options)
+    assert all(row.passed for row in manifest.parity)
 
 
 def test_an_edited_plan_is_followed_when_passed_and_never_written_over(
