@@ -42,7 +42,7 @@ def small_material(seed: int = 0, size: int = SMALL.image_size) -> Material:
     )
 
 
-def changed_weight(checkpoint: Path, name: str, change: Callable[[torch.Tensor], None]) -> None:
+def changed_weight(checkpoint: Path, name: str, change: Callable[[torch.Tensor], object]) -> None:
     """Changes one stored tensor of a checkpoint or its tower, in place."""
     for file in (checkpoint.parent / "eva_vit_g.pth", *sorted(checkpoint.glob("*.bin"))):
         tensors = torch.load(file, weights_only=True)

@@ -90,7 +90,7 @@ def test_export_takes_the_scales(
 
 
 def test_raw_bert_with_grouped_keys_and_one_projection_is_calibrated_and_exported(tmp_path: Path) -> None:
-    other = {"bert_type": "raw_bert_layer:2", "kv_heads": 2, "mm_projector_type": "linear"}
+    other: dict[str, Any] = {"bert_type": "raw_bert_layer:2", "kv_heads": 2, "mm_projector_type": "linear"}
     checkpoint = small_checkpoint(tmp_path / "release", **other)
     first = small_material().clips[0]
     calibrate(checkpoint, Material((first,)), tmp_path / "c", OPTIONS)

@@ -119,7 +119,7 @@ def test_the_cache_has_another_range_where_a_migration_divides_values(
     model = model_from_checkpoint(checkpoint)
     for role, seen in (("k", keys), ("v", values)):
         projection = model.language.get_submodule(f"{moved[0]}.{role}_proj")
-        projection.register_forward_hook(lambda _, args, out, seen=seen: seen.append(out))  # type: ignore[misc]
+        projection.register_forward_hook(lambda _, args, out, seen=seen: seen.append(out))
     features = model.encode_frames(torch.from_numpy(material.pixels()))
     for frames, question in material.asked():
         rows = model.frame_tokens(features[frames], question).flatten(0, 1)
