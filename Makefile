@@ -8,9 +8,10 @@ CLIP         = $(shell $(BIN)/python -c 'from importlib.util import find_spec; p
 RANDOM_7B   ?= build/random-7b
 BUNDLE_7B   ?= build/bundle-7b
 FUZZ_SECONDS ?= 600
-BUILDS       = tests/export/test_builds_everywhere.py
+BESIDE       = tests/calibration tests/test_calibrate_command.py tests/runtime/profile tests/test_profile_command.py tests/train \
+               tests/export/test_builds_everywhere.py tests/export/test_rewrites.py tests/export/test_calibrated_graphs.py
 
-.PHONY: setup demo tiny tables test test-most test-builds test-gpu check bench soak bench-7b builds native sanitize sanitize-address sanitize-thread fuzz fuzz-videos fuzz-readers neon clean
+.PHONY: setup demo tiny tables test test-most test-beside test-gpu check bench soak bench-7b builds native sanitize sanitize-address sanitize-thread fuzz fuzz-videos fuzz-readers neon clean
 
 setup: $(INSTALLED)
 
@@ -34,16 +35,17 @@ tiny: setup
 tables: setup
 	$(BIN)/python -m benchmarks.paper_tables build/tiny/start build/tiny/world build/tiny/heldout -o build/tables
 
-# Two at once: what builds at real dimensions takes three minutes of one core, and nothing from the others.
+# Two at once: what builds at real dimensions and what calibrates takes minutes of one core, and nothing from the others.
 test: setup
-	@$(MAKE) --no-print-directory -j2 test-most test-builds
+	@$(MAKE) --no-print-directory -j2 test-most test-beside
 
 test-most: export LLAMAVID_PIXELS = native
 test-most:
-	$(BIN)/python -m pytest --ignore $(BUILDS)
+	$(BIN)/python -m pytest $(BESIDE:%=--ignore %)
 
-test-builds:
-	$(BIN)/python -m pytest $(BUILDS)
+test-beside: export LLAMAVID_PIXELS = native
+test-beside:
+	$(BIN)/python -m pytest $(BESIDE)
 
 # On any machine with CUDA: PYTHON needs pytest and numpy; what else is missing is skipped by its name.
 # LLAMAVID_REQUIRE_GPU=1 makes a missing GPU a failure.
