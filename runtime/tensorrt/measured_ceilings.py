@@ -40,8 +40,10 @@ def gpu_ceilings(
 
 
 def product_plan(tensorrt: TensorRt, precision: str, side: int) -> Any | None:
-    """An engine of one product; None where it is not built here."""
+    """An engine of one product; None where it is not built here: TensorRT's lean runtime builds nothing."""
     api = tensorrt.api
+    if not hasattr(api, "Builder"):
+        return None
     dtype = {"fp32": "float32", "fp16": "float16"}.get(precision)
     graph = product_graph(dtype, side)[0] if dtype else quantized_product_graph(precision, side)
     builder = api.Builder(tensorrt.log)

@@ -4,6 +4,7 @@ products. The GPU is `tests.standin`."""
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,3 +105,14 @@ def test_the_allowed_cpu_is_what_the_profile_says_it_ran_on(late: Machine, stamp
     assert json.loads(done.stdout)["conditions"]["alike"]["on"] == "CPU, ONNX Runtime"
     assert done.stderr.count("The CPU answers, not an engine") == 1
     assert late.counts.deserialized == 0
+
+
+def test_a_lean_runtime_has_no_products_to_measure_and_is_profiled_all_the_same(
+    late: Machine, stamped: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no builder."""
+    folder = stamped(late, frames=4)
+    monkeypatch.delattr(sys.modules["tensorrt"], "Builder")
+    done = typed(folder, sample_clip(), *QUICK, "--batch", "1")
+    assert done.exit_code == 0, done.output
+    assert "encoder" in done.stdout
