@@ -2,10 +2,10 @@
 
     python -m benchmarks.what_builds [--model tiny --model real --model full]
 
-tiny and real (two blocks and layers) are what the tests build on every commit. full is EVA-g with all its
-39 blocks, the whole text decoder and one decoder layer of the 7B, in float16 for SM80 alone. Each graph is
-built in a process of its own, whose peak memory is the build's. Writes docs/what-builds.md and .json; what
-was not measured this time stays as it is there.
+tiny is what the tests build on every commit, real (two blocks and layers) too in three of the precisions.
+full is EVA-g with all its 39 blocks, the whole text decoder and one decoder layer of the 7B, in float16
+for SM80 alone. Each graph is built in a process of its own, whose peak memory is the build's. Writes
+docs/what-builds.md and .json; what was not measured this time stays as it is there.
 """
 
 from __future__ import annotations

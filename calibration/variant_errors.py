@@ -24,10 +24,9 @@ from llamavid.calibration.outputs import Chosen, Output
 from llamavid.errors import CheckpointError
 from llamavid.model.checkpoint import Checkpoint
 from llamavid.model.compressor import Compressor, frame_tokens
-from llamavid.model.parts import text_decoder
 from llamavid.model.qformer import TextDecoderModel
 from llamavid.model.rounded import rounded
-from llamavid.model.streamed import BATCH, Part, language_parts, vision_parts
+from llamavid.model.streamed import BATCH, Part, language_parts, token_networks, vision_parts
 from llamavid.tokenizer import QuestionTokenizer
 
 OnProgress = Callable[[str, int, int, str], None]  # what, done, total, note
@@ -100,10 +99,7 @@ def _frame_tokens(
         on_progress,
         state,
     )
-    with torch.device("meta"):
-        decoder, compressor = text_decoder(checkpoint.config), Compressor(checkpoint.config)
-    checkpoint.fill("text_decoder", decoder.eval(), dtype=torch.float32, device="cpu")
-    checkpoint.fill("compressor", compressor.eval(), dtype=torch.float32, device="cpu")
+    decoder, compressor = token_networks(checkpoint)
     tokenizer = QuestionTokenizer(
         checkpoint.question_vocabulary, max_tokens=checkpoint.config.text_decoder.max_tokens
     )
