@@ -260,7 +260,7 @@ def test_a_closed_source_leaves_no_file_open(tmp_path: Path) -> None:
     with open_source(clip) as source:
         next(source.frames())
     refusal(text)
-    assert set(os.listdir("/dev/fd")) == before
+    assert set(os.listdir("/dev/fd")) <= before
 
 
 def test_frames_can_cross_to_another_process(tmp_path: Path) -> None:
