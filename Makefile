@@ -39,11 +39,12 @@ tables: setup
 test: setup
 	@$(MAKE) --no-print-directory -j2 test-most test-beside
 
-test-most: export LLAMAVID_PIXELS = native
+# One OpenMP thread each: those of two processes on two cores wait for one another by spinning.
+test-most test-beside: export LLAMAVID_PIXELS = native
+test-most test-beside: export OMP_NUM_THREADS = 1
 test-most:
 	$(BIN)/python -m pytest $(BESIDE:%=--ignore %)
 
-test-beside: export LLAMAVID_PIXELS = native
 test-beside:
 	$(BIN)/python -m pytest $(BESIDE)
 

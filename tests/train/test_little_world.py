@@ -38,9 +38,9 @@ def heldout() -> list[Scene]:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """30 clips and 10 stills of the heldout split, as files."""
+    """15 clips and 10 stills of the heldout split, as files."""
     folder = tmp_path_factory.mktemp("worlds") / "heldout"
-    write_world(folder, "heldout", seed=5, clips=30, stills=10)
+    write_world(folder, "heldout", seed=5, clips=15, stills=10)
     return folder
 
 

@@ -155,7 +155,7 @@ def test_eyes_learn(tokenizers: Path) -> None:
     language = {name: weight.clone() for name, weight in model.language.named_parameters()}
     losses: list[float] = []
     task = sight_task(model, pictures=8)
-    pretrain(task, Schedule(30, 1e-3), on_step=lambda step, loss: losses.append(loss))
+    pretrain(task, Schedule(24, 1e-3), on_step=lambda step, loss: losses.append(loss))
     assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:3])
     assert all(torch.equal(language[name], weight) for name, weight in model.language.named_parameters())
 
@@ -177,7 +177,7 @@ def test_the_language_model_learns_from_frames_that_it_imagines(tokenizers: Path
     model = new_model(tokenizers)
     task = language_task(model, batch_size=8)
     losses: list[float] = []
-    pretrain(task, Schedule(40, 2e-3), on_step=lambda step, loss: losses.append(loss))
+    pretrain(task, Schedule(25, 2e-3), on_step=lambda step, loss: losses.append(loss))
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:3])
 
 
