@@ -61,7 +61,7 @@ check: setup
 # The C door: library, header and its test, without Python.
 native:
 	cmake -S . -B build/native
-	cmake --build build/native
+	cmake --build build/native --parallel
 	ctest --test-dir build/native --output-on-failure
 
 # The same tests with every access, and every meeting of two threads, watched.
@@ -70,7 +70,7 @@ sanitize-address: SANITIZE = address,undefined
 sanitize-thread: SANITIZE = thread
 sanitize-address sanitize-thread:
 	cmake -S . -B build/native-$@ -DLLAMAVID_SANITIZE=$(SANITIZE)
-	cmake --build build/native-$@
+	cmake --build build/native-$@ --parallel
 	ctest --test-dir build/native-$@ --output-on-failure
 
 # Searches for inputs that break the native entries, each for FUZZ_SECONDS; libFuzzer: on Debian, clang and
