@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
-
-import numpy as np
 
 T = TypeVar("T")
 
@@ -46,8 +45,10 @@ class Figure:
 
 def figure(milliseconds: Sequence[float]) -> Figure:
     """Of at least one round."""
-    low, median, high = (float(value) for value in np.percentile(milliseconds, (10, 50, 90)))
-    return Figure(median, low, high, len(milliseconds))
+    if len(milliseconds) == 1:
+        return Figure(*(3 * (milliseconds[0],)), 1)
+    tenths = statistics.quantiles(milliseconds, n=10, method="inclusive")
+    return Figure(tenths[4], tenths[0], tenths[8], len(milliseconds))
 
 
 def rounds_within(
