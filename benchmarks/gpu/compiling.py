@@ -6,6 +6,7 @@ transformers is to compile the repeated block ("regional compilation").
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,7 @@ def compiled_for(device: torch.device) -> Compile:
     """What compiles for a GPU; elsewhere traces in the same way and generates no code."""
     backend = "inductor" if device.type == "cuda" else "aot_eager"
 
+    @functools.cache
     def compile_(function: Callable[..., Any]) -> Callable[..., Any]:
         torch._dynamo.config.recompile_limit = _KINDS
         torch._dynamo.config.accumulated_recompile_limit = 8 * _KINDS

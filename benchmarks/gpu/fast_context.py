@@ -31,25 +31,26 @@ class FastContext(nn.Module):
         self.plain, self.patches = plain, plain.config.vision.patches
         self.folded_keys, self.averaged_weights = folded_keys, averaged_weights
         self.query = _folded(plain)
-        self.run = compile(self._tokens)
+        self.run = compile(_tokens)
 
     def forward(self, features: Tensor, hidden: Tensor) -> Tensor:
-        return self.run(features, hidden)
+        return self.run(self, features, hidden)
 
-    def _tokens(self, features: Tensor, hidden: Tensor) -> Tensor:
-        patches = features[:, -self.patches :]
-        weights = self._scores(patches, hidden).softmax(dim=-1)
-        if self.averaged_weights:
-            gathered = weights.mean(dim=1, keepdim=True) @ patches
-        else:
-            gathered = (weights @ patches).mean(dim=1, keepdim=True)
-        return self.plain.value_projector(gathered)
-
-    def _scores(self, patches: Tensor, hidden: Tensor) -> Tensor:
+    def scores(self, patches: Tensor, hidden: Tensor) -> Tensor:
         if self.folded_keys:
             return self.query(hidden) @ patches.transpose(1, 2)
         query = self.plain.query_projector(hidden)
         return query @ self.plain.key_projector(patches).transpose(1, 2) / patches.shape[-1] ** 0.5
+
+
+def _tokens(own: FastContext, features: Tensor, hidden: Tensor) -> Tensor:
+    patches = features[:, -own.patches :]
+    weights = own.scores(patches, hidden).softmax(dim=-1)
+    if own.averaged_weights:
+        gathered = weights.mean(dim=1, keepdim=True) @ patches
+    else:
+        gathered = (weights @ patches).mean(dim=1, keepdim=True)
+    return own.plain.value_projector(gathered)
 
 
 def _folded(plain: Compressor) -> Dense:

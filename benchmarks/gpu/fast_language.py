@@ -12,7 +12,7 @@ for each of a few lengths keeps what is read for nothing small.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +54,8 @@ class FastLanguage(nn.Module):
         config, weight = plain.config, plain.lm_head.weight
         self.plain, self.attention = plain, attention
         self.layers = nn.ModuleList(FastLanguageLayer(layer) for layer in plain.layers)
-        self.register_buffer("turn", rotary_angles(config, torch.arange(tokens)).to(weight.device))
+        positions = torch.arange(tokens, device=weight.device)
+        self.register_buffer("turn", rotary_angles(config, positions))
         shape = (config.kv_heads, tokens, config.head_dim)
         self.caches = [(weight.new_zeros(shape), weight.new_zeros(shape)) for _ in plain.layers]
         self.run_prefill, self.run_step = compile(_prefill_layer), compile(_step_layer)
@@ -87,9 +88,9 @@ class FastLanguageLayer(nn.Module):
         super().__init__()
         own, mlp = plain.self_attn, plain.mlp
         self.head_dim = plain.head_dim
-        self.kv_heads = own["k_proj"].weight.shape[0] // plain.head_dim
-        self.register_buffer("qkv", _joined([own[name].weight for name in ("q_proj", "k_proj", "v_proj")]))
-        self.register_buffer("gate_up", _joined([mlp[name].weight for name in ("gate_proj", "up_proj")]))
+        self.kv_heads = cast(nn.Linear, own["k_proj"]).out_features // plain.head_dim
+        self.register_buffer("qkv", _joined(own, "q_proj", "k_proj", "v_proj"))
+        self.register_buffer("gate_up", _joined(mlp, "gate_proj", "up_proj"))
         self.output, self.down = own["o_proj"], mlp["down_proj"]
         self.before, self.between = plain.input_layernorm, plain.post_attention_layernorm
 
@@ -149,5 +150,5 @@ def _in_parts(q: Tensor, keys: Tensor, values: Tensor, hidden: Tensor) -> Tensor
     return (weights @ cut_values).float().sum(dim=1).to(q.dtype)
 
 
-def _joined(weights: Sequence[Tensor]) -> Tensor:
-    return torch.cat(list(weights))
+def _joined(modules: nn.ModuleDict, *names: str) -> Tensor:
+    return torch.cat([cast(Tensor, modules[name].weight) for name in names])

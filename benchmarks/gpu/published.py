@@ -13,15 +13,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.gpu.compiling import Compile, not_compiled
 from llamavid.model.qformer import Attention, Layer, TextDecoderModel
 from llamavid.model.vision import Block, VisionEncoder
 
 
-def published_features(vision: VisionEncoder, pixels: Tensor) -> Tensor:
+def published_features(vision: VisionEncoder, pixels: Tensor, *, compile: Compile = not_compiled) -> Tensor:
     """pixels [T, 3, S, S] -> features [T, 1+N, C]."""
-    x = published_patches(vision, pixels)
+    x, run_block = published_patches(vision, pixels), compile(published_block)
     for block in cast("list[Block]", vision.blocks):
-        x = published_block(block, x)
+        x = run_block(block, x)
     return x
 
 
@@ -41,14 +42,16 @@ def published_block(block: Block, x: Tensor) -> Tensor:
     return x + block.mlp(block.norm2(x))
 
 
-def published_hidden(decoder: TextDecoderModel, features: Tensor, ids: Tensor) -> Tensor:
+def published_hidden(
+    decoder: TextDecoderModel, features: Tensor, ids: Tensor, *, compile: Compile = not_compiled
+) -> Tensor:
     """features [T, R, C] and the question's ids [1, L] -> hidden [T, M or L, H]; T questions are read."""
     image = decoder._image_rows(features)
     asked = ids.expand(len(features), -1)
-    x = decoder._embed(asked)
+    x, run_layer = decoder._embed(asked), compile(published_layer)
     bias = decoder._attention_bias(torch.ones_like(asked), x.dtype)
     for layer in cast("list[Layer]", decoder.layers):
-        x = published_layer(layer, x, image, bias)
+        x = run_layer(layer, x, image, bias)
     return x[:, : decoder.config.queries] if decoder.config.queries else x
 
 

@@ -1,0 +1,81 @@
+"""Measures everything, the most important first, and writes results/gpu_NAME.{json,md,png} as it goes.
+
+    python -m benchmarks.gpu                          on a GPU: 7B dimensions, random weights, under ten minutes
+    python -m benchmarks.gpu --device cpu --size tiny     the same steps, where there is no GPU; times mean nothing
+
+Needs PyTorch alone. Exit 0: all was measured; 1: something failed, or a figure is void; 2: typed wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from benchmarks.gpu.card import clocks, file_stem, machine
+from benchmarks.gpu.dimensions import SIZES
+from benchmarks.gpu.errors import exact_float32
+from benchmarks.gpu.report import Report
+from benchmarks.gpu.run import Plan, run
+from llamavid.runtime.profile.watch import Watch, marks, told
+
+RESULTS = Path(__file__).parent.parent / "results"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    options = _parser().parse_args(arguments)
+    device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        print(
+            f"error: torch {torch.__version__} sees no GPU; expected one. --device cpu --size tiny runs the steps",
+            file=sys.stderr,
+        )
+        return 1
+    options.output.mkdir(parents=True, exist_ok=True)
+    exact_float32()
+    file = options.output / f"{file_stem(device)}.json"
+    tiny = options.size.startswith("tiny")
+    report = Report(file, machine(device), {"size": options.size}, options.seconds)
+    report.settings["clocks before"] = clocks()
+    with Watch() as watch:
+        run(report, Plan.tiny(options.size) if tiny else Plan(SIZES[options.size]), device)
+    report.settings["clocks after"] = clocks()
+    report.settings |= told(watch.samples)
+    report.marks += marks(watch.samples)
+    _draw(report)
+    report.save()
+    print(file.with_suffix(".md").read_text(encoding="utf-8"))
+    return 1 if report.failed or report.has_void else 0
+
+
+def _draw(report: Report) -> None:
+    if find_spec("matplotlib") is None:
+        report.skip("the plot", "matplotlib is not installed")
+        return
+    from benchmarks.gpu.plot import draw
+
+    draw(report.document(), report.file.with_suffix(".png"))
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    made.add_argument("--device", default="cuda", help="cuda, cuda:1, cpu (default: cuda)")
+    made.add_argument("--size", choices=SIZES, default="7b")
+    made.add_argument("--seconds", type=float, default=540.0, help="what is not begun by then is left out")
+    made.add_argument(
+        "--output",
+        type=Path,
+        default=Path(os.environ.get("OUT") or RESULTS),
+        metavar="DIR",
+        help="default: $OUT, or benchmarks/results",
+    )
+    return made
+
+
+if __name__ == "__main__":
+    sys.exit(main())
