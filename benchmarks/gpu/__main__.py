@@ -1,7 +1,7 @@
 """Measures everything, the most important first, and writes results/gpu_NAME.{json,md,png} as it goes.
 
-    python -m benchmarks.gpu                          on a GPU: 7B dimensions, random weights, under ten minutes
-    python -m benchmarks.gpu --device cpu --size tiny     the same steps, where there is no GPU; times mean nothing
+    python -m benchmarks.gpu                            on a GPU: 7B dimensions, random weights, ten minutes
+    python -m benchmarks.gpu --device cpu --size tiny   the same steps without a GPU; times mean nothing
 
 Needs PyTorch alone. Exit 0: all was measured; 1: something failed, or a figure is void; 2: typed wrong.
 """
@@ -23,6 +23,7 @@ from benchmarks.gpu.report import Report
 from benchmarks.gpu.run import Plan, run
 from llamavid.runtime.profile.watch import Watch, marks, told
 
+_WITHOUT = "Without one, --device cpu --size tiny runs the same steps."
 RESULTS = Path(__file__).parent.parent / "results"
 
 
@@ -31,20 +32,19 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        print(
-            f"error: torch {torch.__version__} sees no GPU; expected one. --device cpu --size tiny runs the steps",
-            file=sys.stderr,
-        )
+        print(f"error: torch {torch.__version__} sees no GPU. {_WITHOUT}", file=sys.stderr)
         return 1
     options.output.mkdir(parents=True, exist_ok=True)
     exact_float32()
     file = options.output / f"{file_stem(device)}.json"
-    tiny = options.size.startswith("tiny")
-    report = Report(file, machine(device), {"size": options.size}, options.seconds)
-    report.settings["clocks before"] = clocks()
+    size, compiles = options.size, options.compile
+    plan = Plan.tiny(size, compiles=compiles) if "tiny" in size else Plan(SIZES[size], compiles=compiles)
+    report = Report(file, machine(device), {"size": size}, options.seconds)
+    before = clocks()
     with Watch() as watch:
-        run(report, Plan.tiny(options.size) if tiny else Plan(SIZES[options.size]), device)
-    report.settings["clocks after"] = clocks()
+        run(report, plan, device)
+    if before:
+        report.settings |= {"clocks before": before, "clocks after": clocks()}
     report.settings |= told(watch.samples)
     report.marks += marks(watch.samples)
     _draw(report)
@@ -63,17 +63,15 @@ def _draw(report: Report) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    made.add_argument("--device", default="cuda", help="cuda, cuda:1, cpu (default: cuda)")
-    made.add_argument("--size", choices=SIZES, default="7b")
-    made.add_argument("--seconds", type=float, default=540.0, help="what is not begun by then is left out")
-    made.add_argument(
-        "--output",
-        type=Path,
-        default=Path(os.environ.get("OUT") or RESULTS),
-        metavar="DIR",
-        help="default: $OUT, or benchmarks/results",
+    made = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu", description="Speed on a GPU, published computation beside ours."
     )
+    made.add_argument("--device", default="cuda", help="cuda, cuda:1, cpu (default: cuda)")
+    made.add_argument("--size", choices=SIZES, default="7b", help="dimensions (default: 7b)")
+    made.add_argument("--seconds", type=float, default=540.0, help="what has not begun by then is left out")
+    made.add_argument("--no-compile", dest="compile", action="store_false", help="without torch.compile")
+    folder = Path(os.environ.get("OUT") or RESULTS)
+    made.add_argument("--output", type=Path, default=folder, metavar="DIR", help=f"default: {folder}")
     return made
 
 

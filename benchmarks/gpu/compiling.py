@@ -25,12 +25,11 @@ def not_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def compiled_for(device: torch.device) -> Compile:
     """What compiles for a GPU; elsewhere traces in the same way and generates no code."""
-    backend = "inductor" if device.type == "cuda" else "aot_eager"
+    return functools.partial(_compiled, backend="inductor" if device.type == "cuda" else "aot_eager")
 
-    @functools.cache
-    def compile_(function: Callable[..., Any]) -> Callable[..., Any]:
-        torch._dynamo.config.recompile_limit = _KINDS
-        torch._dynamo.config.accumulated_recompile_limit = 8 * _KINDS
-        return torch.compile(function, backend=backend, dynamic=False, fullgraph=True)
 
-    return compile_
+@functools.cache
+def _compiled(function: Callable[..., Any], *, backend: str) -> Callable[..., Any]:
+    torch._dynamo.config.recompile_limit = _KINDS
+    torch._dynamo.config.accumulated_recompile_limit = 8 * _KINDS
+    return torch.compile(function, backend=backend, dynamic=False, fullgraph=True)

@@ -31,6 +31,10 @@ class Captured(Generic[T]):
         return self.result
 
 
+def has_graphs(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
 def captured(run: Callable[[], T]) -> Captured[T]:
     """`run` on the current device, in inference mode; it reads and writes memory that stays.
 

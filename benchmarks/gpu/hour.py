@@ -1,8 +1,8 @@
-"""An hour of video, a frame a second: encoded once, asked twice; features on the card or in the host's memory.
+"""An hour of video, a frame a second: encoded once, asked twice; features on the card or on the host.
 
-Frames come in the host's pinned memory, as a decoder leaves them, and are copied up while the batch before is
-encoded. Features stay on the card (2.6 GB) or go down to the host, and come up again for every question. The first
-question pays for the frames, the second does not; the language model reads 7,200 tokens for both.
+Frames come in the host's pinned memory, as a decoder leaves them, and are copied up while the batch before
+is encoded. Features stay on the card (2.6 GB) or go down to the host, and come up again for every question.
+The first question pays for the frames, the second does not; the language model reads 7,200 tokens for both.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks.gpu.compiling import compiled_for, not_compiled
 from benchmarks.gpu.errors import BOUNDS, relative
 from benchmarks.gpu.fast_language import Attention, FastLanguage
-from benchmarks.gpu.graphs import captured
+from benchmarks.gpu.graphs import captured, has_graphs
 from benchmarks.gpu.plain_language import Cache, PlainLanguage, float32_logits
 from benchmarks.gpu.report import Report, Value
 from benchmarks.gpu.timing import timed
@@ -31,7 +31,7 @@ _HELD_STEP = 256  # places: a decode graph is for as many as the next multiple
 
 @dataclass(frozen=True)
 class Context:
-    """Rows to read, rows that follow, and the truth's logits float32 [1 + following, V] of the last of them."""
+    """Rows to read, rows that follow, and the truth: logits float32 [1 + FOLLOWING, V] of the last."""
 
     embeddings: Tensor
     truth: Tensor
@@ -90,15 +90,15 @@ def measure_ours(
     fast = FastLanguage(plain, tokens=tokens, attention=attention, compile=compile_)
     how = f"ours{', compiled' if compiled else ''}, {attention.name.lower()}"
     for context in contexts:
-        for graphed in (False, True) if device.type == "cuda" else (False,):
+        for graphed in (False, True) if has_graphs(device) else (False,):
             kind = "CUDA graph" if graphed else "eager" if not compiled else "no graph"
             what = f"{how}, {kind}, {context.tokens:,} tokens"
             if report.has_time(what, seconds=15):
                 with report.attempt(what):
                     for value in _ours(report, what, fast, context, graphed=graphed):
                         report.add(value)
-    if device.type != "cuda":
-        report.skip(f"{how}, CUDA graph", "no CUDA here")
+    if not has_graphs(device):
+        report.skip(f"{how}, CUDA graph", "no CUDA graphs here")
     return fast
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.errors import BOUNDS, WHOLE
-from benchmarks.gpu.musts import musts
+from benchmarks.gpu.musts import musts, share_of
 
 TEXT_FREE, TEXT_RELATED = ("encoder", "content", "kept"), ("decoder", "context")
 _PAPER = ("paper, A100, Q-Former", 1, 4.87, 0.01, 1.08, 0.02)  # Table 9
@@ -29,12 +29,14 @@ def page(document: dict[str, Any]) -> str:
         f"{WHOLE:g} times as far off as a module's result.",
         _bullets(f"**marked**: {mark}" for mark in document["marks"]),
         _section("What must hold", _musts(document)),
-        _section("A frame (Table 9)", _frames(document["rows"])),
+        _section("A frame (Table 9)", _frames(document["rows"], document["settings"])),
         *(_section(group, _values(values)) for group, values in _grouped(document["values"]).items()),
         _section("Not measured", _bullets(f"{each['what']}: {each['why']}" for each in document["skipped"])),
         _section("Machine", _bullets(f"{name}: {text}" for name, text in document["machine"].items())),
         _section("Bounds", _bullets(f"{name}: {bound:g}" for name, bound in BOUNDS.items())),
-        _section("Settings", _bullets(f"{name}: {text}" for name, text in document["settings"].items())),
+        _section(
+            "Settings", _bullets(f"{name}: {_text(value)}" for name, value in document["settings"].items())
+        ),
     ]
     return "\n\n".join(filter(None, parts))
 
@@ -47,23 +49,24 @@ def _musts(document: dict[str, Any]) -> str:
     return _table(["what", "must be", "found", ""], rows)
 
 
-def _frames(rows: Sequence[dict[str, Any]]) -> str:
+def _frames(rows: Sequence[dict[str, Any]], settings: dict[str, Any]) -> str:
     head = ["", "batch", "encoder", "content", "decoder", "context", "text-free", "text-related", "total"]
-    head += ["in one go", "worst module's error", "tokens' error"]
+    head += ["in one go", "encoder of ceiling", "worst module's error", "tokens' error"]
     name, batch, encoder, content, decoder, context = _PAPER
     paper = [name, batch, encoder, content, decoder, context, encoder + content, decoder + context, 5.98]
-    return _table(head, [[*paper, "", "", ""], *(_frame(row) for row in rows)])
+    return _table(head, [[*paper, *[""] * 4], *(_frame(row, settings) for row in rows)])
 
 
-def _frame(row: dict[str, Any]) -> list[Any]:
+def _frame(row: dict[str, Any], settings: dict[str, Any]) -> list[Any]:
     if row["void"]:
-        return [row["variant"], row["batch"], f"void, {row['void']}", *[""] * 9]
+        return [row["variant"], row["batch"], f"void, {row['void']}", *[""] * 10]
     columns = {name: figure["median"] for name, figure in row["ms_a_frame"].items()}
     text_free, text_related = (
         sum(columns.get(name, 0.0) for name in names) for names in (TEXT_FREE, TEXT_RELATED)
     )
     wide = [name for name, figure in row["ms_a_frame"].items() if _spread(figure) > _WIDE]
     name = row["variant"] + (f" (spread of {', '.join(wide)} over {_WIDE:.0%})" if wide else "")
+    share = share_of(row, settings)
     modules = [columns[each] for each in ("encoder", "content", *TEXT_RELATED)]
     return [
         name,
@@ -73,6 +76,7 @@ def _frame(row: dict[str, Any]) -> list[Any]:
         text_related,
         row["total"],
         columns.get("whole", ""),
+        "" if share is None else f"{share:.0%}",
         max(error for module, error in row["errors"].items() if module != "whole"),
         row["errors"].get("whole", ""),
     ]

@@ -1,4 +1,4 @@
-"""The picture of a run: milliseconds a frame by batch, of every variant, and what they are made of at batch 32."""
+"""The picture of a run: milliseconds a frame by batch, and what they are made of at the first batch."""
 
 from __future__ import annotations
 

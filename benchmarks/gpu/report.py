@@ -94,7 +94,7 @@ class Report:
 
     @property
     def has_void(self) -> bool:
-        return any(found.void for found in (*self.rows, *self.values))
+        return any(row.void for row in self.rows) or any(value.void for value in self.values)
 
     def add(self, found: Row | Value) -> None:
         if isinstance(found, Row):
@@ -124,11 +124,13 @@ class Report:
             yield
         except torch.OutOfMemoryError:
             self.skip(what, _OUT_OF_MEMORY)
-            torch.cuda.empty_cache()
         except Exception as error:
             traceback.print_exc()
             self.failed = True
-            self.skip(what, f"failed, {type(error).__name__}: {str(error).strip().splitlines()[:1]}")
+            self.skip(what, f"failed, {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+        finally:
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()  # what graphs that are gone have held
 
     def has_time(self, what: str, *, seconds: float = 0.0) -> bool:
         """Whether `what`, which takes about so many seconds, can still be measured; told if not."""

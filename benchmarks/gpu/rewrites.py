@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.gpu.errors import BOUNDS, relative
 from benchmarks.gpu.fast_context import FastContext
 from benchmarks.gpu.fast_decoder import FastDecoder, Image, Rewrites
-from benchmarks.gpu.graphs import captured
+from benchmarks.gpu.graphs import captured, has_graphs
 from benchmarks.gpu.random_model import FrameNetworks
 from benchmarks.gpu.report import Report, Value
 from benchmarks.gpu.timing import timed
@@ -79,4 +79,4 @@ def _measured(
 
 
 def _handed_out(run: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
-    return captured(run).replay if device.type == "cuda" else run
+    return captured(run).replay if has_graphs(device) else run

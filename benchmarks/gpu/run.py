@@ -18,6 +18,7 @@ from benchmarks.gpu.dimensions import SIZES
 from benchmarks.gpu.fast_language import Attention, FastLanguage
 from benchmarks.gpu.fp8 import why_no_fp8
 from benchmarks.gpu.frames import measured_row
+from benchmarks.gpu.graphs import has_graphs
 from benchmarks.gpu.headline import measure_headline
 from benchmarks.gpu.hour import Hour, measure_hour
 from benchmarks.gpu.language_times import context_of, measure_ours, measure_published
@@ -47,11 +48,12 @@ class Plan:
     hour_frames: int = 3600
     matrix_side: int = 8192
     copied_bytes: int = 4 << 30
+    compiles: bool = True
 
     @classmethod
-    def tiny(cls, size: str) -> Plan:
+    def tiny(cls, size: str, *, compiles: bool = True) -> Plan:
         """Every step in seconds, on a CPU."""
-        return cls(SIZES[size], (2, 1), (2, 1), (), (16, 40), 6, 128, 1 << 20)
+        return cls(SIZES[size], (2, 1), (2,), (), (16, 40), 6, 128, 1 << 20, compiles)
 
 
 class _Made(NamedTuple):
@@ -77,7 +79,7 @@ def run(report: Report, plan: Plan, device: torch.device) -> None:
 
     for variant in VARIANTS:
         _rows(report, made, variant, plan.batches)
-    for variant in COMPILED_VARIANTS:
+    for variant in COMPILED_VARIANTS if plan.compiles else ():
         _rows(report, made, variant, plan.compiled_batches)
     with report.attempt("both sides in turn"), preferred(made.kernel):
         measure_headline(report, networks, truth, made.choices, plan.batches[0])
@@ -88,8 +90,10 @@ def run(report: Report, plan: Plan, device: torch.device) -> None:
         with report.attempt("an hour of frames"), preferred(made.kernel):
             _hour(report, plan, made, language)
     del language
-    for variant in COMPILED_VARIANTS[:1]:
-        _rows(report, made, variant, plan.more_compiled_batches)
+    if plan.compiles:
+        _rows(report, made, COMPILED_VARIANTS[0], plan.more_compiled_batches)
+    else:
+        report.skip("what torch.compile makes of either side", "it was asked not to be")
 
 
 def _chosen(report: Report, plan: Plan, networks: FrameNetworks, truth: Truth) -> _Made:
@@ -113,7 +117,7 @@ def _chosen(report: Report, plan: Plan, networks: FrameNetworks, truth: Truth) -
 def _rows(report: Report, made: _Made, variant: Variant, batches: tuple[int, ...]) -> None:
     """One variant at every batch that there is time, memory and hardware for."""
     device = made.truth.pixels.device
-    if variant.graphed and device.type != "cuda":
+    if variant.graphed and not has_graphs(device):
         report.skip(variant.name, "no CUDA graphs here")
         return
     if variant.precision == "float8" and (why := why_no_fp8(device)):
@@ -149,7 +153,8 @@ def _language(report: Report, plan: Plan, device: torch.device) -> FastLanguage 
     for context in contexts:
         measure_published(report, plain, context)
     fast = None
-    for attention, compiled in ((Attention.SPLIT, False), (Attention.KERNEL, False), (Attention.SPLIT, True)):
+    ways = [(Attention.KERNEL, False), (Attention.SPLIT, False)]
+    for attention, compiled in ways + [(Attention.SPLIT, True)] * plan.compiles:
         fast = None  # its copies of weights are given back first
         fast = measure_ours(report, plain, contexts, attention=attention, compiled=compiled)
     return fast
