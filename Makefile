@@ -11,7 +11,7 @@ FUZZ_SECONDS ?= 600
 BESIDE       = tests/calibration tests/test_calibrate_command.py tests/runtime/profile tests/test_profile_command.py tests/train \
                tests/model tests/export/test_to_trtllm.py tests/export/test_trtllm_scales.py tests/export/test_builds_everywhere.py tests/export/test_rewrites.py tests/export/test_calibrated_graphs.py
 
-.PHONY: setup demo tiny tables test test-most test-beside test-gpu check bench soak bench-7b builds native sanitize sanitize-address sanitize-thread fuzz fuzz-videos fuzz-readers neon clean
+.PHONY: setup demo tiny tables test test-most test-beside test-gpu check bench bench-gpu soak bench-7b builds native sanitize sanitize-address sanitize-thread fuzz fuzz-videos fuzz-readers neon clean
 
 setup: $(INSTALLED)
 
@@ -96,6 +96,11 @@ bench: setup
 	    int8_encoder int4_decode rewrites; do \
 	    $(BIN)/python -m benchmarks.$$what || exit 1; \
 	done
+
+# Published computation and ours on one GPU, under ten minutes: PYTHON needs torch alone; matplotlib draws. Results in
+# benchmarks/results/gpu_NAME.{json,md,png}, or in $OUT.
+bench-gpu:
+	$(PYTHON) -m benchmarks.gpu
 
 # Half an hour with a network camera that misbehaves.
 soak: setup

@@ -34,6 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
     if device.type == "cuda" and not torch.cuda.is_available():
         print(f"error: torch {torch.__version__} sees no GPU. {_WITHOUT}", file=sys.stderr)
         return 1
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     options.output.mkdir(parents=True, exist_ok=True)
     exact_float32()
     file = options.output / f"{file_stem(device)}.json"

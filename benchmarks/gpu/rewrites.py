@@ -66,9 +66,10 @@ def _measured(
         def run() -> Tensor:
             return context(features, decoder(kept if keeps else decoder.image(features), question))
 
-        spent = timed(_handed_out(run, features.device), features.device, rounds=_ROUNDS).times(1 / batch)
+        handed_out = _handed_out(run, features.device)
+        spent = timed(handed_out, features.device, rounds=_ROUNDS).times(1 / batch)
         bound = BOUNDS[str(dtype).removeprefix("torch.")]
-        errors = {"context token": relative(run(), truth.context[:batch])}
+        errors = {"context token": relative(handed_out(), truth.context[:batch])}
         note = f"and {kept[0].nbytes / 2**20:.2f} MiB a frame to keep" if keeps else ""
         value = Value(
             GROUP, what, spent.median, "ms a frame", spent.low, spent.high, errors, bound, note=note

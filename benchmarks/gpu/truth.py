@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.gpu.random_model import FrameNetworks
 from llamavid.config import ModelConfig
@@ -43,7 +44,8 @@ def truth_of(networks: FrameNetworks, config: ModelConfig, frames: int, device: 
         0, config.text_decoder.vocab_size, (1, QUESTION_TOKENS), device=device, generator=random
     )
     pixels, watched_pixels = drawn[:frames], drawn[frames:]
-    parts = [_frames_of(networks, chunk, ids) for chunk in pixels.split(_AT_ONCE)]
+    with sdpa_kernel(SDPBackend.MATH):  # a fused kernel of float32 may multiply in less
+        parts = [_frames_of(networks, chunk, ids) for chunk in pixels.split(_AT_ONCE)]
     features, content, hidden, context = (torch.cat(part) for part in zip(*parts, strict=True))
     return Truth(pixels, watched_pixels, ids, features, content, hidden, context)
 

@@ -146,7 +146,7 @@ def test_every_kernel_takes_every_head_size_or_says_so(
     from benchmarks.gpu.fast_encoder import FastEncoder
 
     networks, truth = made
-    with torch.inference_mode(), sdpa_kernel(SDPBackend[backend]):
+    with torch.inference_mode(), sdpa_kernel(getattr(SDPBackend, backend)):
         try:
             found = FastEncoder(networks.to(torch.float16).vision, head_size=head_size)(truth.pixels.half())
         except RuntimeError as error:
