@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +15,10 @@ from PIL import Image
 
 from llamavid.bundle import MANIFEST
 from llamavid.cli import main
+from llamavid.commands.profile_table import print_profile
 from llamavid.embedded import default_bundle, sample_clip
 from tests.clips import write_clip
-from tests.runtime.profile.test_comparing import made
+from tests.runtime.profile.test_comparing import made, steady
 
 QUICK = ("--frames", "4", "--seconds", "0.05", "--new-tokens", "3", "--batch", "1,2", "--threads", "1")
 
@@ -106,6 +110,33 @@ def test_a_bundle_that_was_never_compared_gets_no_latency(tmp_path: Path) -> Non
     assert done.exit_code == 1
     assert done.stdout == ""
     assert "'vision' was never compared" in done.stderr
+
+
+def test_a_machine_under_load_is_told_in_the_table() -> None:
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        done = typed(*QUICK)
+    finally:
+        busy.kill()
+        busy.wait()
+    assert done.exit_code == 0, done.output
+    said = [line for line in done.stdout.splitlines() if line.startswith("marked")]
+    assert any("other programs used" in line for line in said)
+
+
+def test_a_figure_of_rounds_that_lie_far_apart_is_marked_where_it_stands(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    profile = made()
+    (each,) = profile.frames
+    loud = replace(each, modules={**each.modules, "encoder": steady(8000.0, spread=0.6)})
+    print_profile(replace(profile, frames=(loud,)))
+    lines = capsys.readouterr().out.splitlines()
+    encoder, decoder = (
+        [line for line in lines if line.startswith(name)][0] for name in ("encoder", "decoder")
+    )
+    assert "] !" in encoder
+    assert "!" not in decoder
 
 
 def test_a_plot_is_a_picture(tmp_path: Path) -> None:

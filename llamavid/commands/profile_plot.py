@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
@@ -23,6 +24,7 @@ _COLORS = {
 }
 _BARS = ("encoder", "content", "decoder", "context")
 _INK, _PALE = "#333333", "#BBBBBB"
+_LINE = 150  # letters of a title
 _STAGE_COLORS = {
     "decode_video": "#999999",
     "pixels": "#666666",
@@ -57,7 +59,7 @@ def draw(profile: Profile, file: Path) -> None:
 
 def _title(profile: Profile) -> str:
     alike = profile.conditions.alike
-    marked = "   (marked: see the table)" if profile.conditions.marks else ""
+    marked = "".join("\n" + fill(f"marked: {mark}", _LINE) for mark in profile.conditions.marks)
     where = alike.get("GPU") or f"{alike.get('processor', '')}, {alike.get('cores', '?')} cores"
     return f"llamavid profile on {alike.get('on', '')}: {where}\n{alike.get('precision', '')}{marked}"
 
@@ -135,14 +137,8 @@ def _draw_roofline(panel: Any, profile: Profile) -> None:
     _draw_ceilings(panel, roof.products, roof.bandwidth, low, high)
     for each, intensity in zip(points, intensities, strict=True):
         rate = 1000 * each.operations / each.measured
-        panel.plot(intensity, rate, "o", color=_COLORS[each.module], markersize=8, markeredgecolor="white")
-        panel.annotate(
-            _point_name(each),
-            (intensity, rate),
-            (7, -9),
-            textcoords="offset points",
-            color=_COLORS[each.module],
-        )
+        look: Any = {"color": _COLORS[each.module], "markersize": 8, "markeredgecolor": "white"}
+        panel.plot(intensity, rate, "o", label=_point_name(each), **look)
     panel.set_xscale("log")
     panel.set_yscale("log")
     panel.set_xlim(low, high)
@@ -150,6 +146,7 @@ def _draw_roofline(panel: Any, profile: Profile) -> None:
     panel.set_ylabel("operations a second")
     panel.grid(color=_PALE, alpha=0.3)
     panel.set_title(f"Roofline, ceilings {roof.origin}", fontsize=10)
+    panel.legend(ncols=3, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16))
 
 
 def _draw_ceilings(panel: Any, products: dict[str, float], bandwidth: float, low: float, high: float) -> None:

@@ -89,12 +89,12 @@ def profile(
         remark(note)
     if as_json:
         click.echo(made.to_json())
+        for mark in made.conditions.marks:
+            click.secho(f"marked: {mark}", err=True, fg="yellow")
     else:
         from llamavid.commands.profile_table import print_profile
 
         print_profile(made)
-    for mark in made.conditions.marks:
-        click.secho(f"marked: {mark}", err=True, fg="yellow")
     if plot:
         from llamavid.commands.profile_plot import draw
 

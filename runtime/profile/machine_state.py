@@ -15,7 +15,7 @@ from llamavid import __version__
 from llamavid.runtime.implementation import implementation, simd
 
 SYSTEM = Path("/sys")
-_CPUINFO, _TEGRA = Path("/proc/cpuinfo"), Path("/etc/nv_tegra_release")
+CPUINFO, _TEGRA = Path("/proc/cpuinfo"), Path("/etc/nv_tegra_release")
 _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 _MODEL = Path("/proc/device-tree/model")  # a board's name
 _PACKAGES = ("numpy", "onnxruntime", "av")
@@ -59,7 +59,7 @@ def machine_state() -> dict[str, str]:
 
 
 def processor() -> str:
-    for line in _words(_CPUINFO).splitlines():
+    for line in _words(CPUINFO).splitlines():
         key, _, value = line.partition(":")
         if key.strip() == "model name":
             return value.strip()

@@ -43,7 +43,7 @@ from llamavid.runtime.profile.question_times import question_figures
 from llamavid.runtime.profile.roofline import roofline
 from llamavid.runtime.profile.stages import Origin, Stages
 from llamavid.runtime.profile.video_times import video_figures
-from llamavid.runtime.profile.watch import Sample, Watch, marks, told
+from llamavid.runtime.profile.watch import Sample, Watch, ceiling_marks, marks, told
 from llamavid.runtime.session import VideoSession
 from llamavid.runtime.timing import Timings
 from llamavid.tokenizer import QuestionTokenizer
@@ -109,11 +109,12 @@ def profile_bundle(
         ids = _question_ids(bundle, wanted.questions[0])
         frames = tuple(_frames(stages, bundle, pixels, ids, wanted, tell, notes))
         language = _language(machine, wanted, questions.prompt_tokens, tell)
-        # 3) what would be possible; no figure, so the machine's state meanwhile does not matter
+        # 3) what would be possible
         samples = list(watch.samples)
         ceilings = stages.ceilings(lambda what: tell(what, 0, None))
-    wide = wide_spreads(frames, language, questions)
-    conditions = _conditions(machine, stages.origin, wanted, video, samples, (*marks(samples), *wide))
+    later = ceiling_marks(watch.samples[len(samples) :])
+    marked = (*marks(samples), *wide_spreads(frames, language, questions), *later)
+    conditions = _conditions(machine, stages.origin, wanted, video, samples, marked)
     roof = roofline(bundle.manifest.model, ids.shape[1], frames, language, stages.origin, ceilings)
     return Profile(FORMAT_VERSION, conditions, video, frames, language, questions, roof, tuple(notes))
 

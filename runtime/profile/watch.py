@@ -7,6 +7,7 @@ so that a test can feed it any machine.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import threading
 import time
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from llamavid.runtime.profile.machine_state import SYSTEM
+from llamavid.runtime.profile.machine_state import CPUINFO, SYSTEM
 
 EVERY_SECONDS = 0.5
 
@@ -29,6 +30,10 @@ _BUSY_GPU, _BUSY_CORES = 30, 0.5  # percent, cores: a resting one's clock says n
 _SLOWED = {0x4: "power cap", 0x8: "slowdown", 0x20: "heat", 0x40: "heat", 0x80: "power brake"}
 _FIELDS = "clocks.sm,utilization.gpu,temperature.gpu"
 _REASONS = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")  # since driver 535, and before
+_THROTTLES = (
+    "devices/system/cpu/cpu*/thermal_throttle/*_throttle_count",
+    "class/hwmon/hwmon*/oc*_event_cnt",
+)
 _FORMAT, _LOOP = "--format=csv,noheader,nounits", f"--loop-ms={int(EVERY_SECONDS * 1000)}"
 
 
@@ -42,6 +47,7 @@ class Sample:
     gpu_mhz: float | None = None  # while it worked
     slowed_by: str = ""
     celsius: float | None = None
+    throttled: int = 0  # counts of the processor's, or a Jetson's, slowing itself down; they only grow
 
 
 def marks(samples: Sequence[Sample]) -> tuple[str, ...]:
@@ -62,10 +68,23 @@ def marks(samples: Sequence[Sample]) -> tuple[str, ...]:
     ):
         if clocks and min(clocks) < (1 - CLOCK_FELL) * max(clocks):
             found.append(f"{what} clock fell from {max(clocks):.0f} to {min(clocks):.0f} MHz")
+    if samples[-1].throttled > samples[0].throttled:
+        found.append("the machine slowed itself down (heat or current)")
     slowed = sorted({each.slowed_by for each in samples if each.slowed_by})
     if slowed:
         found.append(f"the GPU slowed itself down ({', '.join(slowed)})")
     return tuple(found)
+
+
+def ceiling_marks(samples: Sequence[Sample]) -> tuple[str, ...]:
+    """What speaks against ceilings that were measured meanwhile. Products may lower a clock: no fault."""
+    others = sum(each.others for each in samples) / len(samples) if samples else 0.0
+    if others <= OTHERS_AT_WORK:
+        return ()
+    return (
+        f"other programs used {others:.0%} of the processor while the ceilings were measured: these may be "
+        "too low, and what is reached of them too high",
+    )
 
 
 def told(samples: Sequence[Sample]) -> dict[str, str]:
@@ -115,6 +134,7 @@ class Watch:
                     gpu_mhz,
                     slowed,
                     gpu_celsius or _celsius(),
+                    _throttled(),
                 )
             )
 
@@ -196,8 +216,16 @@ def read_gpu_line(line: str) -> tuple[float | None, float | None, str]:
 
 
 def _cpu_mhz() -> float | None:
-    """The fastest core's: the others may rest. None where the system does not scale, or does not say."""
-    return _largest("devices/system/cpu/cpu*/cpufreq/scaling_cur_freq", lambda khz: khz / 1000)
+    """The fastest core's: the others may rest. None where the system does not say."""
+    scaled = _largest("devices/system/cpu/cpu*/cpufreq/scaling_cur_freq", lambda khz: khz / 1000)
+    return scaled or max(
+        map(float, re.findall(r"^cpu MHz\s*: ([\d.]+)$", _text(CPUINFO), re.M)), default=None
+    )
+
+
+def _throttled() -> int:
+    """By the processor's heat (x86), or by a Jetson's current. Cores of one package count the same event."""
+    return sum(int(_number(_text(file)) or 0) for pattern in _THROTTLES for file in SYSTEM.glob(pattern))
 
 
 def _jetson_gpu_mhz() -> float | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from llamavid.runtime.profile import machine_state
-from llamavid.runtime.profile.watch import Sample, Watch, marks, read_gpu_line, told
+from llamavid.runtime.profile import watch as watch_module
+from llamavid.runtime.profile.watch import Sample, Watch, ceiling_marks, marks, read_gpu_line, told
 
 
 def test_a_machine_of_its_own_is_not_marked() -> None:
@@ -17,6 +20,13 @@ def test_a_machine_of_its_own_is_not_marked() -> None:
 
 def test_other_programs_at_work_are_told() -> None:
     assert marks([Sample(others=0.5)] * 4) == ("other programs used 50% of the processor meanwhile",)
+
+
+def test_ceilings_that_were_measured_beside_other_programs_are_doubted_and_a_lower_clock_is_not() -> None:
+    (mark,) = ceiling_marks([Sample(others=0.4)] * 3)
+    assert "used 40% of the processor while the ceilings were measured" in mark
+    assert ceiling_marks([Sample(others=0.01, cpu_mhz=3000), Sample(cpu_mhz=2000)]) == ()
+    assert ceiling_marks([]) == ()
 
 
 def test_a_decoding_process_that_ends_is_not_taken_for_another_program() -> None:
@@ -68,6 +78,99 @@ def test_a_watch_looks_at_this_machine_and_ends() -> None:
         watch._over.wait(0.7)
     assert watch.samples
     assert all(-1.5 < each.others < 1.5 and 0 <= each.stolen <= 1 for each in watch.samples)
+
+
+def system(folder: Path, files: dict[str, str]) -> None:
+    for name, words in files.items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{words}\n")
+
+
+JETSON = {  # AGX Orin, JetPack 6, while its GPU works
+    "devices/platform/gpu.0/load": "983",
+    "class/devfreq/17000000.gpu/cur_freq": "1300500000",
+    "class/thermal/thermal_zone0/temp": "71500",
+    "class/hwmon/hwmon2/oc1_event_cnt": "0",
+    "devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "2201600",
+}
+LAPTOP = {
+    "devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "3500000",
+    "devices/system/cpu/cpu1/cpufreq/scaling_cur_freq": "800000",
+    "devices/system/cpu/cpu0/thermal_throttle/core_throttle_count": "3",
+    "devices/system/cpu/cpu0/thermal_throttle/package_throttle_count": "4",
+}
+
+
+@pytest.mark.parametrize(
+    ("machine", "then", "expected"),
+    [
+        (
+            JETSON,
+            {"class/devfreq/17000000.gpu/cur_freq": "816000000", "class/hwmon/hwmon2/oc1_event_cnt": "7"},
+            ("the GPU's clock fell from 1300 to 816 MHz", "the machine slowed itself down (heat or current)"),
+        ),
+        (
+            JETSON,
+            {"devices/platform/gpu.0/load": "12", "class/devfreq/17000000.gpu/cur_freq": "306000000"},
+            (),
+        ),
+        (JETSON, {}, ()),
+        (
+            LAPTOP,
+            {"devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "1900000"},
+            ("the processor's clock fell from 3500 to 1900 MHz",),
+        ),
+        (
+            LAPTOP,
+            {"devices/system/cpu/cpu0/thermal_throttle/core_throttle_count": "9"},
+            ("the machine slowed itself down (heat or current)",),
+        ),
+    ],
+    ids=["Jetson throttles", "Jetson rests", "Jetson is steady", "clock falls", "processor is hot"],
+)
+def test_a_watch_marks_a_machine_that_throttles_by_what_its_system_tells(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    machine: dict[str, str],
+    then: dict[str, str],
+    expected: tuple[str, ...],
+) -> None:
+    """The system's files as recorded, and what they say when the machine has become hot."""
+    system(tmp_path, machine)
+    monkeypatch.setattr(watch_module, "SYSTEM", tmp_path)
+    monkeypatch.setattr(watch_module, "EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(watch_module, "_BUSY_CORES", -1)  # whatever else is at work on the tests' machine
+    monkeypatch.setenv("PATH", str(tmp_path))  # no nvidia-smi
+    with Watch() as watch:
+        work_until(lambda: len(watch.samples) >= 2)
+        system(tmp_path, then)
+        seen = len(watch.samples)
+        work_until(lambda: len(watch.samples) >= seen + 3)
+    found = [
+        mark for mark in marks(watch.samples) if "other programs" not in mark and "host took" not in mark
+    ]
+    assert tuple(found) == expected
+
+
+def work_until(is_over: Callable[[], bool]) -> None:
+    """Keeps this process busy: a resting one's clock says nothing."""
+    end = time.monotonic() + 30
+    while not is_over():
+        assert time.monotonic() < end, "the watch took no samples"
+        sum(range(2000))
+
+
+def test_a_system_that_does_not_scale_tells_its_clock_in_cpuinfo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told_by = tmp_path / "cpuinfo"
+    told_by.write_text("processor\t: 0\ncpu MHz\t\t: 2300.000\n\nprocessor\t: 1\ncpu MHz\t\t: 2401.5\n")
+    monkeypatch.setattr(watch_module, "SYSTEM", tmp_path)
+    monkeypatch.setattr(watch_module, "CPUINFO", told_by)
+    assert watch_module._cpu_mhz() == 2401.5
+    told_by.unlink()
+    assert watch_module._cpu_mhz() is None
 
 
 def program(folder: Path, name: str, words: str, code: int = 0) -> None:
