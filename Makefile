@@ -89,13 +89,17 @@ fuzz:
 neon:
 	runtime/native/tests/neon.sh
 
-# Every figure that must hold; three quarters of an hour on two idle cores. OpenVINO and llama.cpp stand beside ours
-# where they are: $(BIN)/pip install --constraint $(CONSTRAINTS) --editable '.[bench]'
+# Every figure that must hold, and the page of them all, benchmarks/results/README.md; an hour on two idle cores.
+# OpenVINO and llama.cpp stand beside ours where they are:
+# $(BIN)/pip install --constraint $(CONSTRAINTS) --editable '.[bench]'
+# One that fails is told at the end; the others run all the same.
 bench: setup
+	failed=; \
 	for what in pixels assembly file_to_pixels second_question standing_question hour decode_length evidence \
-	    int8_encoder int4_decode rewrites; do \
-	    $(BIN)/python -m benchmarks.$$what || exit 1; \
-	done
+	    int8_encoder int4_decode rewrites side_by_side tiny_end_to_end; do \
+	    $(BIN)/python -m benchmarks.$$what || failed="$$failed $$what"; \
+	done; \
+	$(BIN)/python -m benchmarks.summary && test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
 # Published computation and ours on one GPU, under ten minutes: PYTHON needs torch alone; matplotlib draws. Results in
 # benchmarks/results/gpu_NAME.{json,md,png}, or in $OUT.

@@ -12,8 +12,8 @@ import numpy as np
 Tensors = Mapping[str, np.ndarray]
 
 
-def compiled(file: Path) -> Callable[[Tensors], Any]:
-    """The graph on the CPU, as many threads as cores; inputs by name -> what indexes outputs by name.
+def compiled(file: Path, *, threads: int | None = None) -> Callable[[Tensors], Any]:
+    """The graph on the CPU, on as many threads as cores; inputs by name -> what indexes outputs by name.
 
     It takes int8 Q/DQ and int4 DequantizeLinear into its products, and multiplies in no less than float32
     elsewhere: told so, because on processors that have it, it would choose bfloat16.
@@ -21,7 +21,7 @@ def compiled(file: Path) -> Callable[[Tensors], Any]:
     import openvino
 
     settings = {
-        "INFERENCE_NUM_THREADS": os.cpu_count(),
+        "INFERENCE_NUM_THREADS": threads or os.cpu_count(),
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "f32",
     }

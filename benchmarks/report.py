@@ -92,6 +92,7 @@ def publish(name: str, title: str, command: str, lines: Sequence[Line]) -> None:
     (RESULTS / f"{name}.md").write_text("\n".join(text) + "\n", encoding="utf-8")
     document = {
         "name": name,
+        "title": title,
         "command": command,
         "machine": where,
         "lines": [line.__dict__ for line in lines],

@@ -1,0 +1,192 @@
+"""What must hold, read off recorded results: each line with its figure, or why there is none.
+
+Ratios are of medians of one run's sides, ours the best of ours. Knows which benchmark measures what, and by
+which names its lines go; a result or a line that is not there is told by name, and holds nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+
+from benchmarks.recorded import Result
+from benchmarks.report import Line
+
+EQUAL_ERROR = 1.1  # times ours: what a peer may be off and still count as equal
+TIMES_EAGER, TIMES_OPENVINO, TIMES_PUBLISHED, TIMES_SOONER, TIMES_LLAMA_CPP = 3.0, 1.0, 4.0, 5.0, 1.0
+
+
+@dataclass(frozen=True)
+class Must:
+    """`found` is None where it was not measured; `note` says what was compared, or why it was not."""
+
+    what: str
+    bound: str
+    found: float | None
+    holds: bool
+    note: str
+    benchmark: str  # whose result it is read off
+
+    @property
+    def verdict(self) -> str:
+        if self.found is None:
+            return "not measured"
+        return "held" if self.holds else "**missed**"
+
+
+class AbsentError(Exception):
+    """No such line was measured; says which."""
+
+
+Measure = Callable[[Result], tuple[float, str]]  # the figure and a note; raises AbsentError
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One line of what must hold: `measure` of that benchmark's result is at least so many times."""
+
+    what: str
+    at_least: float
+    benchmark: str
+    measure: Measure
+
+
+def musts(results: Mapping[str, Result]) -> tuple[Must, ...]:
+    """All of them, on the CPU and on each GPU that was measured."""
+    return (*(_judged(rule, results.get(rule.benchmark)) for rule in RULES), *_on_gpus(results))
+
+
+def _judged(rule: Rule, result: Result | None) -> Must:
+    bound = f"{rule.at_least:g} x or more"
+    if result is None:
+        return Must(
+            rule.what, bound, None, False, f"results/{rule.benchmark}.json is not there", rule.benchmark
+        )
+    try:
+        found, note = rule.measure(result)
+    except AbsentError as error:
+        return Must(rule.what, bound, None, False, str(error), rule.benchmark)
+    return Must(rule.what, bound, found, found >= rule.at_least, note, rule.benchmark)
+
+
+def _on_gpus(results: Mapping[str, Result]) -> Iterator[Must]:
+    """By the GPU benchmark's own reading of its documents."""
+    documents = [each for each in results.values() if each.document.get("name") == "gpu"]
+    if not documents or not find_spec("benchmarks.gpu"):
+        yield Must("on a GPU", "", None, False, "no results/gpu_*.json", "gpu")
+        return
+    judge = import_module("benchmarks.gpu.musts").musts
+    for each in documents:
+        name = each.document["machine"].get("GPU", each.name)
+        for must in judge(each.document):
+            yield Must(f"{name}: {must.what}", must.bound, must.found, must.holds, "", each.name)
+
+
+# Figures.
+
+
+def _times(result: Result, *, slow: str, fast: str) -> tuple[float, str]:
+    """The best of `slow` over the best of `fast`, both milliseconds."""
+    theirs, ours = _best(result, slow), _best(result, fast)
+    return theirs.value / ours.value, f"{_told(theirs)} against {_told(ours)}"  # type: ignore[operator]
+
+
+def _of_equal_error(result: Result, *, batch: int) -> tuple[float, str]:
+    """OpenVINO's fastest that is no further off than ours, over ours."""
+    ours = _best(result, rf"int8\b.*batch {batch}\b.*")
+    allowed = _error(ours) * EQUAL_ERROR
+    peers = list(result.matching(rf"OpenVINO.*batch {batch}\b.*"))
+    near = [line for line in peers if _error(line) <= allowed]
+    if not near:
+        raise AbsentError(_absent(result, f"OpenVINO at batch {batch} with an error up to {allowed:.1e}"))
+    theirs = min(near, key=_milliseconds)
+    return _milliseconds(theirs) / _milliseconds(ours), f"{_told(theirs)} against {_told(ours)}"
+
+
+def _largest(result: Result, *, pattern: str) -> tuple[float, str]:
+    found = list(result.matching(pattern))
+    if not found:
+        raise AbsentError(_absent(result, pattern))
+    best = max(found, key=_milliseconds)
+    return _milliseconds(best), best.what
+
+
+def _best(result: Result, pattern: str) -> Line:
+    found = list(result.matching(pattern))
+    if not found:
+        raise AbsentError(_absent(result, pattern))
+    return min(found, key=_milliseconds)
+
+
+def _absent(result: Result, what: str) -> str:
+    skipped = "; ".join(f"{line.what}: {line.note}" for line in result.skipped)
+    return f"no line of {what!r} in results/{result.name}.json" + (
+        f" (skipped: {skipped})" if skipped else ""
+    )
+
+
+def _milliseconds(line: Line) -> float:
+    assert line.value is not None
+    return line.value
+
+
+def _error(line: Line) -> float:
+    """That its note tells; infinite where it tells none."""
+    told = re.search(r"relative error (?:of its logits )?([\d.]+e[+-]\d+)", line.note)
+    return float(told[1]) if told else float("inf")
+
+
+def _told(line: Line) -> str:
+    return f"{line.what}: {line.figure}"
+
+
+def _language(what: str, pattern: str) -> Iterator[Rule]:
+    sides = {"slow": rf"{pattern}, llama\.cpp.*", "fast": rf"{pattern}, int4.*"}
+    yield Rule(
+        f"language model, {what}: times llama.cpp Q4_0",
+        TIMES_LLAMA_CPP,
+        "int4_decode",
+        partial(_times, **sides),
+    )
+
+
+def _encoder(batch: int) -> Iterable[Rule]:
+    ours, eager = rf"int8\b.*batch {batch}\b.*", rf"PyTorch float32, eager.*batch {batch}\b.*"
+    yield Rule(
+        f"encoder, batch {batch}: times PyTorch eager float32",
+        TIMES_EAGER,
+        "int8_encoder",
+        partial(_times, slow=eager, fast=ours),
+    )
+    yield Rule(
+        f"encoder, batch {batch}: times OpenVINO's best of equal error",
+        TIMES_OPENVINO,
+        "int8_encoder",
+        partial(_of_equal_error, batch=batch),
+    )
+
+
+RULES = (
+    *_encoder(1),
+    *_encoder(8),
+    Rule(
+        "text-related part (decoder and context), batch 32: times the published computation",
+        TIMES_PUBLISHED,
+        "rewrites",
+        partial(_largest, pattern=r"batch 32: .*times as fast as the published computation"),
+    ),
+    Rule(
+        "second question on 600 watched frames: times sooner than asking anew",
+        TIMES_SOONER,
+        "second_question",
+        partial(_largest, pattern=r"whole depth, composed: times sooner"),
+    ),
+    *_language("prefill at 256", r"prefill of 256\b(?!.*7,?200)[^,]*"),
+    *_language("prefill at 7,200", r"prefill.*7,?200[^,]*"),
+    *_language("a token at 256", r"a token at 256"),
+    *_language("a token at 7,200", r"a token at 7,?200"),
+)

@@ -1,0 +1,139 @@
+"""One page of all that was measured, made of the recorded JSON alone.
+
+python -m benchmarks.summary [FOLDER]
+
+Writes FOLDER/README.md and its pictures; FOLDER is `benchmarks/results`. Nothing there is typed by hand: run
+the benchmarks, then this.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from benchmarks.musts import Must, musts
+from benchmarks.recorded import Result, read_results
+from benchmarks.report import RESULTS, Line
+from benchmarks.summary_plots import draw_second_question, draw_sides
+from llamavid.replacing import replacing
+
+# What `make bench` runs, in its order; a test holds both together.
+BENCHMARKS = (
+    "pixels",
+    "assembly",
+    "file_to_pixels",
+    "second_question",
+    "standing_question",
+    "hour",
+    "decode_length",
+    "evidence",
+    "int8_encoder",
+    "int4_decode",
+    "rewrites",
+    "side_by_side",
+    "tiny_end_to_end",
+)
+BESIDE = ("side_by_side", "int8_encoder", "int4_decode")  # with peers
+SIDES_PICTURE, SECOND_PICTURE = "side_by_side.png", "second_question.png"
+PAGE = "README.md"
+
+
+def main(folder: Path) -> None:
+    results = read_results(folder)
+    draw_sides({name: results[name].groups() for name in BESIDE if name in results}, folder / SIDES_PICTURE)
+    if "second_question" in results:
+        draw_second_question(results["second_question"], folder / SECOND_PICTURE)
+    with replacing(folder / PAGE) as beside:
+        beside.write_text(page(results) + "\n", encoding="utf-8")
+    print(f"{folder / PAGE} is written.")
+
+
+def page(results: Mapping[str, Result]) -> str:
+    """Markdown."""
+    parts = [
+        "# What was measured",
+        "Made by `python -m benchmarks.summary` of the JSON files here, which `make bench` makes. Both sides "
+        "of a ratio are of one run, in turn; figures are medians. What was tried is in `../NOTES.md`.",
+        _section("What must hold", _musts(musts(results), results)),
+        "That the rewrites change nothing is held by tests: `pytest tests/export/test_rewrites.py`.",
+        _section("Beside what a user would pick instead", _sides(results)),
+        _section("A second question, stage by stage", _lines(results.get("second_question"), SECOND_PICTURE)),
+        _section("The embedded model, end to end", _lines(results.get("tiny_end_to_end"))),
+        _section("Not measured", _bullets(_missing(results))),
+        _section("All results", _index(results)),
+    ]
+    return "\n\n".join(filter(None, parts))
+
+
+def _musts(found: Iterable[Must], results: Mapping[str, Result]) -> str:
+    rows = []
+    for must in found:
+        figure = "" if must.found is None else f"{must.found:.3g}"
+        where = results[must.benchmark].machine.get("processor", "") if must.benchmark in results else ""
+        command = (
+            results[must.benchmark].command if must.benchmark in results else f"benchmarks.{must.benchmark}"
+        )
+        rows.append((must.what, must.bound, figure, must.verdict, must.note, f"`{command}`", where))
+    return _table(("what", "must be", "found", "", "of", "command", "on"), rows)
+
+
+def _sides(results: Mapping[str, Result]) -> str:
+    parts = [f"![ours beside the others]({SIDES_PICTURE})"]
+    for name in BESIDE:
+        if name not in results:
+            continue
+        parts.append(f"`{results[name].command}`")
+        parts += [_group(what, sides) for what, sides in results[name].groups().items()]
+    return "\n\n".join(parts)
+
+
+def _group(what: str, sides: Mapping[str, Line]) -> str:
+    rows = ((side, line.figure, line.note) for side, line in sides.items())
+    return _table((what, "", ""), rows)
+
+
+def _lines(result: Result | None, picture: str = "") -> str:
+    if result is None:
+        return ""
+    rows = ((line.what, line.figure, line.note) for line in result.lines)
+    shown = f"![stages]({picture})\n\n" if picture else ""
+    return f"`{result.command}`\n\n{shown}{_table(('what', 'figure', ''), rows)}"
+
+
+def _missing(results: Mapping[str, Result]) -> Iterator[str]:
+    for name in BENCHMARKS:
+        if name not in results:
+            yield f"{name}: results/{name}.json is not there; `python -m benchmarks.{name}` makes it"
+    for result in results.values():
+        yield from (f"{result.name}, {line.what}: {line.note}" for line in result.skipped)
+
+
+def _index(results: Mapping[str, Result]) -> str:
+    rows = (
+        (f"[{each.title}]({each.name}.md)", f"`{each.command}`" if each.command else "", _where(each))
+        for each in results.values()
+    )
+    return _table(("result", "command", "on"), rows)
+
+
+def _where(result: Result) -> str:
+    return result.machine.get("GPU") or result.machine.get("processor", "")
+
+
+def _section(title: str, body: str) -> str:
+    return f"## {title}\n\n{body}" if body else ""
+
+
+def _bullets(items: Iterable[str]) -> str:
+    return "\n".join(f"- {item}" for item in items)
+
+
+def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = list(heads)
+    lines = [head, ["---"] * len(head), *(list(row) for row in rows)]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS)
