@@ -24,6 +24,7 @@ from llamavid.export.language_graphs import precision_for
 from llamavid.export.layers import Layers
 from llamavid.export.precision import Precision, frame_precision, language_precision
 from llamavid.export.profiles import CACHE, Sizes, profiles_of
+from llamavid.export.rewrites import PAYING
 from llamavid.export.weights import WeightFile
 from llamavid.model.checkpoint import Checkpoint
 from llamavid.model.random_weights import SIZES, TINY, Size
@@ -84,7 +85,8 @@ def _language(
     ranges = calibration.graph("llm") if calibration else None
     folder = weights.file.parent
     with GraphBuilder(name, contract, folder, opset=OPSET_OF[lowering], weights=weights) as g:
-        layers = Layers(g, reader(checkpoint, "language."), typed, calibration=ranges)
+        read = reader(checkpoint, "language.")
+        layers = Layers(g, read, typed, calibration=ranges, rewrites=PAYING)
         write_language(layers, language, lowering)
         file = g.save()
     static = lowering is Lowering.STATIC

@@ -20,6 +20,7 @@ from llamavid.export.builder import GraphBuilder
 from llamavid.export.language import OPSET_OF, write_language
 from llamavid.export.layers import Array, Layers
 from llamavid.export.precision import Precision
+from llamavid.export.rewrites import PAYING
 
 _NORM_STD = 0.1
 
@@ -47,7 +48,7 @@ def write_llm(
     """`llm.onnx`, written as `llamavid export` writes it."""
     contract, opset = language_contract(language, precision.compute, lowering), OPSET_OF[lowering]
     with GraphBuilder("llm", contract, folder, opset=opset) as g:
-        write_language(Layers(g, random_reader(language), precision), language, lowering)
+        write_language(Layers(g, random_reader(language), precision, rewrites=PAYING), language, lowering)
         return g.save()
 
 

@@ -12,6 +12,7 @@ from llamavid.contract import Lowering
 from llamavid.export.attention import Attend, attention_for
 from llamavid.export.builder import Value
 from llamavid.export.layers import Layers
+from llamavid.export.rewrites import Rewrite
 
 # Name in the bundle. Opsets: RMSNormalization is of 23, TensorScatter of 24; TensorRT 10.3 reads 21.
 GRAPH = {
@@ -34,22 +35,31 @@ def write_language(
     `layers.g` has the lowering's contract and opset. `on_layer(i)` is called when layer i is written.
     """
     g = layers.g
-    attend = attention_for(lowering, layers, language)
+    attend, cut = attention_for(lowering, layers, language), Rewrite.LAST_ROW in layers.rewrites
     x = g.input("inputs_embeds")
     for index in range(language.layers):
         with g.scope(f"layers.{index}"):
-            x = _layer(layers, language, x, index, attend)
+            ends = cut and index == language.layers - 1
+            x = _layer(layers, language, x, index, attend, ends=ends)
         on_layer(index)
-    x = layers.rms_norm(layers.last(x, 1), "model.norm", language.norm_eps)
+    if not cut:
+        x = layers.last(x, 1)
+    x = layers.rms_norm(x, "model.norm", language.norm_eps)
     logits = layers.linear(x, "lm_head", bias=False)
     g.output("logits", layers.reshape(logits, 1, language.vocab_size))
 
 
-def _layer(layers: Layers, language: LanguageConfig, x: Value, index: int, attend: Attend) -> Value:
+def _layer(
+    layers: Layers, language: LanguageConfig, x: Value, index: int, attend: Attend, *, ends: bool
+) -> Value:
+    """[1, T, D] -> [1, T, D]; where it `ends`, the last row alone, as keys and values of all are written."""
     g, name = layers.g, f"model.layers.{index}"
     normed = layers.rms_norm(x, f"{name}.input_layernorm", language.norm_eps)
     q, k, v = (layers.linear(normed, f"{name}.self_attn.{role}_proj", bias=False) for role in "qkv")
-    x = layers.add(x, layers.linear(attend(q, k, v, index), f"{name}.self_attn.o_proj", bias=False))
+    mixed = attend(q, k, v, index)
+    if ends:
+        x, mixed = layers.last(x, 1), layers.last(mixed, 1)
+    x = layers.add(x, layers.linear(mixed, f"{name}.self_attn.o_proj", bias=False))
     normed = layers.rms_norm(x, f"{name}.post_attention_layernorm", language.norm_eps)
     gate, up = (layers.linear(normed, f"{name}.mlp.{role}_proj", bias=False) for role in ("gate", "up"))
     hidden = g.op("Mul", g.op("Mul", gate, g.op("Sigmoid", gate)), up)

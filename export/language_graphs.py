@@ -15,6 +15,7 @@ from llamavid.export.frame_types import reader
 from llamavid.export.language import GRAPH, OPSET_OF, write_language
 from llamavid.export.layers import Layers
 from llamavid.export.precision import Precision
+from llamavid.export.rewrites import PAYING, Rewrites
 from llamavid.export.weights import WeightFile
 from llamavid.model.checkpoint import Checkpoint
 
@@ -31,6 +32,7 @@ def write_language_graphs(
     precision: Precision,
     *,
     calibration: GraphCalibration | None = None,
+    rewrites: Rewrites = PAYING,
     on_layer: OnLayer = lambda what, done, total: None,
 ) -> dict[str, GraphEntry]:
     """Writes every lowering into `folder`; their entries by name.
@@ -42,10 +44,12 @@ def write_language_graphs(
     with WeightFile(folder / LANGUAGE_WEIGHTS) as weights:
         for lowering in Lowering:
             typed = precision_for(lowering, precision)
-            graphs[GRAPH[lowering]] = _write(checkpoint, weights, lowering, typed, calibration, on_layer)
+            graphs[GRAPH[lowering]] = _write(
+                checkpoint, weights, lowering, typed, calibration, rewrites, on_layer
+            )
         for lowering in TENSORRT if precision.compute is DType.BFLOAT16 else ():
             graphs[f"{GRAPH[lowering]}{EMULATED}"] = _write(
-                checkpoint, weights, lowering, precision, calibration, on_layer, emulated=True
+                checkpoint, weights, lowering, precision, calibration, rewrites, on_layer, emulated=True
             )
     return graphs
 
@@ -70,6 +74,7 @@ def _write(
     lowering: Lowering,
     precision: Precision,
     calibration: GraphCalibration | None,
+    rewrites: Rewrites,
     on_layer: OnLayer,
     *,
     emulated: bool = False,
@@ -79,8 +84,9 @@ def _write(
     builder = EmulatedBuilder if emulated else GraphBuilder
     file = f"{name}{EMULATED}" if emulated else name
     with builder(file, contract, weights.file.parent, opset=OPSET_OF[lowering], weights=weights) as g:
+        read = reader(checkpoint, "language.", calibration)
         write_language(
-            Layers(g, reader(checkpoint, "language.", calibration), precision, calibration=calibration),
+            Layers(g, read, precision, calibration=calibration, rewrites=rewrites),
             language,
             lowering,
             on_layer=lambda i: on_layer(f"write {file}", i + 1, language.layers),

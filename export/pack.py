@@ -67,7 +67,7 @@ class ExportOptions:
     int4_block: int = 32
     template: str = "vicuna_v1"
     replace: bool = False  # an existing bundle
-    rewrites: Rewrites = PAYING  # exact ones, of the frame graphs, as far as the precision allows
+    rewrites: Rewrites = PAYING  # exact ones, as far as the precision allows
 
     def __post_init__(self) -> None:
         find_template(self.template)
@@ -176,6 +176,7 @@ def export_bundle(
             stage,
             options.language,
             calibration=language.graph("llm") if language else None,
+            rewrites=options.rewrites,
             on_layer=on_progress,
         )
         _write_tables(checkpoint, stage, options.embedding_dtype, on_progress)

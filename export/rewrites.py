@@ -1,4 +1,4 @@
-"""The exact rewrites: other ways to write the frame graphs that compute the same function with less work.
+"""The exact rewrites: other ways to write the graphs that compute the same function with less work.
 
 Takes names, gives the set that a graph is written with; the writers ask `Rewrite.X in layers.rewrites`. The
 plain form, with none of them, is the truth that each is tested against. Facts section 11 is where they
@@ -32,6 +32,7 @@ class Rewrite(str, enum.Enum):
     FOLDED_SCALE = "folded-scale"  # 1 / sqrt(head size) is in the query's weight
     IMAGE_ONCE = "image-once"  # keys and values of all cross-attentions are one product of the image rows
     ABSORBED_IMAGE = "absorbed-image"  # Q-Former: the image rows' projections move to the 32 queries
+    LAST_ROW = "last-row"  # language model: behind the last attention, only the row that is read
 
 
 Rewrites = frozenset[Rewrite]

@@ -60,7 +60,7 @@ _SHOWN_ACTIVATIONS = 3
     default="all",
     show_default=True,
     metavar="all|none|NAME,...",
-    help="Exact rewrites of the frame graphs; none writes the plain form.",
+    help="Exact rewrites; none writes the plain form.",
 )
 @click.option("--replace", is_flag=True, help="Replace an existing bundle.")
 @click.option("--json", "as_json", is_flag=True, help="Print the table of errors as one JSON document.")

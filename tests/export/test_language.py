@@ -21,6 +21,7 @@ from llamavid.export.language_graphs import EMULATED, precision_for, write_langu
 from llamavid.export.layers import Layers
 from llamavid.export.pack import ExportOptions, export_bundle
 from llamavid.export.precision import BF16, FP16, FP32, Precision, int4_precision
+from llamavid.export.rewrites import NONE
 from llamavid.export.weights import WeightFile
 from llamavid.model.checkpoint import Checkpoint, open_checkpoint
 from llamavid.model.random_checkpoint import write_random_checkpoint
@@ -152,6 +153,34 @@ def test_int4_for_tensorrt_is_the_weights_that_onnx_runtime_has(
     found = decoder.prefill(decoder.new_cache(10), sequence.astype(np.float16))
     error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
     assert error < 0.05  # activations in float16 here, rounded to int8 there; 0.02 was measured
+
+
+@pytest.mark.parametrize("lowering", Lowering)
+def test_what_the_last_layer_leaves_out_changes_nothing(
+    write: Callable[[str], Written], tmp_path: Path, lowering: Lowering
+) -> None:
+    """Of all rows but the last it computes keys and values, which what comes next reads, and no more."""
+    cut = write("fp32")
+    plain = replace(
+        cut, folder=tmp_path, graphs=write_language_graphs(cut.checkpoint, tmp_path, FP32, rewrites=NONE)
+    )
+    assert before_last_product(cut, lowering) == "Slice" != before_last_product(plain, lowering)
+    sequence, found = cut.rows(14), []
+    for model in (plain, cut):
+        decoder = model.decoder(lowering)
+        cache = decoder.new_cache(14)
+        pieces = np.split(sequence, (9, 13), axis=1)
+        found.append(np.stack([decoder.prefill(cache, piece) for piece in pieces]))
+    np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-5 * np.abs(found[0]).max())
+
+
+def before_last_product(model: Written, lowering: Lowering) -> str:
+    """The operation that makes what the last layer's o_proj multiplies."""
+    graph = onnx.load(str(model.folder / model.graphs[GRAPH[lowering]].file), load_external_data=False).graph
+    last = model.checkpoint.config.language.layers - 1
+    (product,) = (node for node in graph.node if f"model.layers.{last}.self_attn.o_proj.weight" in node.input)
+    (before,) = (node for node in graph.node if product.input[0] in node.output)
+    return before.op_type
 
 
 # One weight file
