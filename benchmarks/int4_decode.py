@@ -1,11 +1,15 @@
-"""The language model in int4 against float32, at Vicuna-7B's width: a token, and a prompt.
+"""The language model in int4, at Vicuna-7B's width: a prompt, and a token, behind little and behind an hour.
 
-A few layers of random weights and a small head, exported as `llamavid export` does. All sides run in turn on
-the same embeddings; beside them llama.cpp on the same weights in Q4_0, and OpenVINO on our graph in primitive
-operations, so that its products are its own and its attention is not the one it has for language models.
-The cache is float32 in our graphs, float16 in llama.cpp: what each does when nobody says otherwise.
+A few layers of random weights and a small head, exported as `llamavid export` does, beside float32: llama.cpp
+on the same weights in Q4_0, and OpenVINO on our graph in primitive operations, so that its products are its
+own and its attention is not the one it has for language models. The cache is float32 unless a side's name
+says otherwise; llama.cpp's is float16, and its flash attention is on, which is what it chooses.
 
-python -m benchmarks.int4_decode [CONTEXT...]
+All read the same embeddings in turn: a prompt, and a token behind it. In a prompt neither we nor llama.cpp
+compute what nobody reads of the last layer, so that 3 layers have the products of 2.25, and 32 of 31.25. That
+of an hour is read twice, the second time measured.
+
+python -m benchmarks.int4_decode          about eight minutes, 5 GB of memory, 4 GB of disk
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,116 +31,113 @@ from benchmarks.openvino_peer import compiled
 from benchmarks.quiet import QuietRounds
 from benchmarks.random_layers import random_reader, vicuna, write_llm
 from benchmarks.report import Line, publish, ratio, skipped
-from llamavid.contract import Lowering, language_contract
+from llamavid.contract import DType, Lowering, language_contract
 from llamavid.export.precision import FP32, Precision, int4_precision
 from llamavid.parity import relative_errors
-from llamavid.runtime.decoder import Decoder, KeyValueCache
+from llamavid.runtime.decoder import Decoder
 from llamavid.runtime.executors import OnnxExecutor
 
 LAYERS = 3  # enough that int4 weights, 340 MB, leave the caches
 LANGUAGE = vicuna(layers=LAYERS, vocab_size=2048)  # a head in proportion
-CONTEXTS = (256, 1024, 7200)  # tokens read before; an hour of video is 7,200
-ROUNDS = 8
-PROMPT, PROMPT_ROUNDS = 256, 5
+SHORT, HOUR = 256, 7200  # tokens
+ROUNDS, PROMPT_ROUNDS, HOUR_ROUNDS = 8, 5, 1
 STEPS = 4  # times the same token in one measured call
 CAPACITY = 7424
 PATIENCE_SECONDS = 120
 UNIT = f"ms, {LAYERS} layers"
 
-FLOAT32, BLOCK_32, LLAMA_CPP = "float32", "int4 in blocks of 32", "llama.cpp Q4_0"
-PRECISIONS = {FLOAT32: FP32, BLOCK_32: int4_precision(32), "int4 in blocks of 128": int4_precision(128)}
+FLOAT32, BLOCK_32, BLOCK_128, LLAMA_CPP = "float32", "int4 by 32", "int4 by 128", "llama.cpp Q4_0"
+PRECISIONS = {
+    FLOAT32: FP32,
+    BLOCK_32: int4_precision(32),
+    BLOCK_128: int4_precision(128),
+    f"{BLOCK_128}, float16 cache": replace(int4_precision(128), cache=DType.FLOAT16),
+    f"{BLOCK_128}, int8 cache": replace(int4_precision(128), cache=DType.INT8),
+}
+OPENVINO = f"OpenVINO, {BLOCK_32}"
+NOT_FOR_AN_HOUR = {FLOAT32, OPENVINO}  # a minute each, and the first takes the memory of two others
 
 Array = np.ndarray
+Side = Callable[[Array, int], Array]  # rows [T, D] behind the first so many that it read -> logits [V]
 Measure = Callable[[dict[str, Callable[[], object]]], dict[str, list[float]]]  # milliseconds a call
 
 
-@dataclass(frozen=True)
-class Side:
-    """Who answers.
-
-    Args:
-        run: rows [T, D] behind so many tokens -> logits [V] after the last.
-        fill: makes the cache hold so many tokens; not measured.
-    """
-
-    run: Callable[[Array, int], Array]
-    fill: Callable[[int], object] = lambda past: None
-
-
-def main(contexts: tuple[int, ...]) -> None:
+def main() -> None:
     quiet, lines = QuietRounds(PATIENCE_SECONDS), []
     rows = np.random.default_rng(0).standard_normal((CAPACITY, LANGUAGE.hidden), np.float32)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        sides = dict(_sides(Path(folder), rows, stack))
-        for line in _measured(sides, rows, contexts, quiet):
+        for line in _measured(dict(_sides(Path(folder), stack)), rows, quiet):
             print(f"{line.what}: {line.figure}; {line.note}", file=sys.stderr)
             lines.append(line)
-    command = " ".join(["python -m benchmarks.int4_decode", *map(str, contexts)])
+    command = "python -m benchmarks.int4_decode"
     publish("int4_decode", "The language model in int4", command, [*lines, *_absent(), quiet.line])
 
 
 # 1) Measured
 
 
-def _measured(
-    sides: dict[str, Side], rows: Array, contexts: tuple[int, ...], quiet: QuietRounds
-) -> Iterator[Line]:
-    yield from _prompt(sides, rows, quiet)
-    for past in contexts:
-        yield from _decode(sides, rows, past, quiet)
+def _measured(sides: dict[str, Side], rows: Array, quiet: QuietRounds) -> Iterator[Line]:
+    """At each length the prompt comes first: it is what the token is behind."""
+    yield from _prompt(sides, rows[:SHORT], partial(quiet.in_turn, rounds=PROMPT_ROUNDS))
+    yield from _token(sides, rows, SHORT, quiet)
+    for name in NOT_FOR_AN_HOUR & sides.keys():
+        del sides[name]
+    yield from _prompt(sides, rows[:HOUR], partial(quiet.in_turn, rounds=HOUR_ROUNDS))
+    yield from _token(sides, rows, HOUR, quiet)
 
 
-def _prompt(sides: dict[str, Side], rows: Array, quiet: QuietRounds) -> Iterator[Line]:
-    """A line a side, with how far its logits are from float32."""
-    spent, logits = _in_turn(sides, rows[:PROMPT], 0, partial(quiet.in_turn, rounds=PROMPT_ROUNDS))
-    for name, spent_ms in spent.items():
-        error = relative_errors(logits[FLOAT32], logits[name])[1]
-        note = f"{_compared(spent, name)}; relative error of its logits {error:.1e}"
-        yield Line(f"prefill of {PROMPT}, {name}", statistics.median(spent_ms), UNIT, note)
-
-
-def _decode(sides: dict[str, Side], rows: Array, past: int, quiet: QuietRounds) -> Iterator[Line]:
+def _prompt(sides: dict[str, Side], prompt: Array, measure: Measure) -> Iterator[Line]:
     """A line a side."""
-    measure = partial(quiet.in_turn, rounds=ROUNDS)
-    spent, _ = _in_turn(sides, rows[past : past + 1], past, measure, times=STEPS)
-    for name, spent_ms in spent.items():
-        a_token = statistics.median(spent_ms) / STEPS
-        yield Line(f"a token at {past}, {name}", a_token, UNIT, _compared(spent, name))
+    logits: dict[str, Array] = {}
+
+    def read(name: str) -> None:
+        logits[name] = sides[name](prompt, 0)
+
+    spent = measure({name: partial(read, name) for name in sides})
+    for name in sides:
+        yield _line(f"prefill of {len(prompt):,}", name, spent, logits)
 
 
-def _in_turn(
-    sides: dict[str, Side], rows: Array, past: int, measure: Measure, *, times: int = 1
-) -> tuple[dict[str, list[float]], dict[str, Array]]:
-    """Milliseconds of `times` runs, and the logits, of each side."""
-    for side in sides.values():
-        side.fill(past)
-    logits = {name: side.run(rows, past) for name, side in sides.items()}
+def _token(sides: dict[str, Side], rows: Array, past: int, quiet: QuietRounds) -> Iterator[Line]:
+    """A line a side."""
+    token = rows[past : past + 1]
+    logits = {name: side(token, past) for name, side in sides.items()}
 
     def repeat(side: Side) -> None:
-        for _ in range(times):
-            side.run(rows, past)
+        for _ in range(STEPS):
+            side(token, past)
 
-    return measure({name: partial(repeat, side) for name, side in sides.items()}), logits
+    spent = quiet.in_turn({name: partial(repeat, side) for name, side in sides.items()}, ROUNDS)
+    a_token = {name: [one / STEPS for one in taken] for name, taken in spent.items()}
+    for name in sides:
+        yield _line(f"a token at {past:,}", name, a_token, logits)
 
 
-def _compared(spent: dict[str, list[float]], name: str) -> str:
-    told = [f"{ratio(spent[FLOAT32], spent[name]):.2f} times as fast as float32"]
-    if LLAMA_CPP in spent and name not in (FLOAT32, LLAMA_CPP):
-        told.append(f"{ratio(spent[LLAMA_CPP], spent[name]):.2f} times llama.cpp")
-    return ", ".join(told)
+def _line(what: str, name: str, spent: dict[str, list[float]], logits: dict[str, Array]) -> Line:
+    others = [other for other in (FLOAT32, LLAMA_CPP) if other in spent and other != name]
+    told = [f"{ratio(spent[other], spent[name]):.2f} times {other}" for other in others]
+    reference = _reference(name, list(logits))
+    error = relative_errors(logits[reference], logits[name])[1]
+    told += [f"error of its logits from {reference} {error:.1e}"] if reference != name else []
+    return Line(f"{what}, {name}", statistics.median(spent[name]), UNIT, ", ".join(told))
+
+
+def _reference(name: str, sides: list[str]) -> str:
+    """The same with a float32 cache, where the name says that there is one; else the first."""
+    same = name.partition(", ")[0]
+    return same if same != name and same in sides else sides[0]
 
 
 # 2) Sides
 
 
-def _sides(folder: Path, rows: Array, stack: contextlib.ExitStack) -> Iterator[tuple[str, Side]]:
-    cache = _filled_cache()
+def _sides(folder: Path, stack: contextlib.ExitStack) -> Iterator[tuple[str, Side]]:
     for name, precision in PRECISIONS.items():
-        yield name, _ours(folder / name, precision, cache)
+        yield name, _ours(folder / name, precision)
     if _has_llama_cpp():
-        yield LLAMA_CPP, _llama_cpp(folder / "q4_0.gguf", rows, stack)
+        yield LLAMA_CPP, _llama_cpp(folder / "q4_0.gguf", stack)
     if find_spec("openvino"):
-        yield f"OpenVINO, {BLOCK_32}", _openvino(folder / "openvino", PRECISIONS[BLOCK_32], cache)
+        yield OPENVINO, _openvino(folder / "openvino", PRECISIONS[BLOCK_32])
 
 
 def _absent() -> Iterator[Line]:
@@ -150,54 +151,48 @@ def _has_llama_cpp() -> bool:
     return bool(find_spec("llama_cpp") and find_spec("gguf"))
 
 
-def _ours(folder: Path, precision: Precision, cache: KeyValueCache) -> Side:
-    """The cache holds numbers up to its end: only their count matters."""
+def _ours(folder: Path, precision: Precision) -> Side:
     folder.mkdir()
-    contract = language_contract(LANGUAGE, precision.compute)
+    contract = language_contract(LANGUAGE, precision.compute, cache=precision.cache)
     decoder = Decoder(OnnxExecutor(write_llm(folder, LANGUAGE, precision), contract), contract, LANGUAGE)
+    cache = decoder.new_cache(CAPACITY)
 
     def run(rows: Array, past: int) -> Array:
         cache.length = past
         return decoder.prefill(cache, rows[None])
 
-    return Side(run)
+    return run
 
 
-def _llama_cpp(file: Path, rows: Array, stack: contextlib.ExitStack) -> Side:
+def _llama_cpp(file: Path, stack: contextlib.ExitStack) -> Side:
     from benchmarks.llama_cpp import LlamaCpp, write_gguf
 
     write_gguf(file, LANGUAGE, random_reader(LANGUAGE))
     model = stack.enter_context(LlamaCpp(file, context=CAPACITY, threads=os.cpu_count() or 1))
-    return Side(
-        lambda rows, past: model.run(rows, past=past),
-        lambda past: model.run(rows[:past], past=0) if past else None,
-    )
+    return lambda rows, past: model.run(rows, past=past)
 
 
-def _openvino(folder: Path, precision: Precision, cache: KeyValueCache) -> Side:
+def _openvino(folder: Path, precision: Precision) -> Side:
     """The lowering in primitive operations, which reads the whole cache that it is given."""
     folder.mkdir()
     infer = compiled(write_llm(folder, LANGUAGE, precision, Lowering.PRIMITIVE))
-    seen: dict[str, Array] = {}
-
-    def fill(past: int) -> None:
-        for name, buffer in cache.buffers.items():
-            seen[name] = np.ascontiguousarray(buffer[:, :, :past])
+    specs = language_contract(LANGUAGE, precision.compute, Lowering.PRIMITIVE).inputs
+    names = [spec.name for spec in specs if spec.name.startswith("past.")]
+    nothing = np.zeros((1, LANGUAGE.kv_heads, 0, LANGUAGE.head_dim), np.float32)
+    read: dict[str, Array] = {}
 
     def run(rows: Array, past: int) -> Array:
-        total = np.asarray([past + len(rows)], np.int32)
-        return infer({"inputs_embeds": rows[None], "total_length": total} | seen)["logits"][0].copy()
+        total, cache = (
+            np.asarray([past + len(rows)], np.int32),
+            read if past else dict.fromkeys(names, nothing),
+        )
+        found = infer({"inputs_embeds": rows[None], "total_length": total} | cache)
+        if not past:
+            read.update({name: found[name.replace("past.", "new.", 1)].copy() for name in names})
+        return found["logits"][0].copy()
 
-    return Side(run, fill)
-
-
-def _filled_cache() -> KeyValueCache:
-    """One for all sides of ours, of real pages: untouched zeros are one page, and fast."""
-    random, shape = np.random.default_rng(1), (1, LANGUAGE.kv_heads, CAPACITY, LANGUAGE.head_dim)
-    specs = (spec.name for spec in language_contract(LANGUAGE, FP32.compute).inputs)
-    names = [name for name in specs if name.startswith("past.")]
-    return KeyValueCache({name: random.standard_normal(shape, np.float32) for name in names}, CAPACITY)
+    return run
 
 
 if __name__ == "__main__":
-    main(tuple(map(int, sys.argv[1:])) or CONTEXTS)
+    main()

@@ -14,15 +14,18 @@ from pathlib import Path
 
 import numpy as np
 
+from llamavid.calibrated import GraphCalibration
 from llamavid.config import LanguageConfig
-from llamavid.contract import Lowering, language_contract
+from llamavid.contract import DType, Lowering, language_contract
 from llamavid.export.builder import GraphBuilder
 from llamavid.export.language import OPSET_OF, write_language
 from llamavid.export.layers import Array, Layers
 from llamavid.export.precision import Precision
 from llamavid.export.rewrites import PAYING
+from llamavid.scales import GraphScales
 
 _NORM_STD = 0.1
+_LARGEST = 6.0  # of keys and values, which are about normal
 
 
 def vicuna(*, layers: int, vocab_size: int) -> LanguageConfig:
@@ -46,10 +49,18 @@ def write_llm(
     folder: Path, language: LanguageConfig, precision: Precision, lowering: Lowering = Lowering.ONNX_RUNTIME
 ) -> Path:
     """`llm.onnx`, written as `llamavid export` writes it."""
-    contract, opset = language_contract(language, precision.compute, lowering), OPSET_OF[lowering]
-    with GraphBuilder("llm", contract, folder, opset=opset) as g:
-        write_language(Layers(g, random_reader(language), precision, rewrites=PAYING), language, lowering)
+    contract = language_contract(language, precision.compute, lowering, cache=precision.cache)
+    ranges = _cache_ranges(language, precision) if precision.cache is DType.INT8 else None
+    with GraphBuilder("llm", contract, folder, opset=OPSET_OF[lowering]) as g:
+        layers = Layers(g, random_reader(language), precision, calibration=ranges, rewrites=PAYING)
+        write_language(layers, language, lowering)
         return g.save()
+
+
+def _cache_ranges(language: LanguageConfig, precision: Precision) -> GraphCalibration:
+    ranges = {f"model.layers.{index}.self_attn": _LARGEST for index in range(language.layers)}
+    scales = GraphScales(precision.name, block=precision.int4_block, keys=ranges, values=ranges)
+    return GraphCalibration(scales, {})
 
 
 def random_reader(language: LanguageConfig) -> Callable[[str], Array]:

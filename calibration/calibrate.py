@@ -133,6 +133,8 @@ def _graph_scales(name: str, graph: CollectedGraph, observer: Observer) -> Graph
         importance=_importance(name, graph),
         cache=graph.cache,
         migrated_cache=graph.migrated_cache,
+        keys=graph.keys,
+        values=graph.values,
     )
 
 

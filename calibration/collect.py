@@ -69,7 +69,7 @@ class CollectedGraph:
         observed: by module, in the order of the model.
         migrations: with names of `vectors`.
         vectors: float32 [K].
-        cache, migrated_cache: of the language model, as `GraphScales` has them.
+        cache, migrated_cache, keys, values: of the language model, as `GraphScales` has them.
     """
 
     format: str
@@ -79,6 +79,8 @@ class CollectedGraph:
     vectors: dict[str, Array]
     cache: dict[str, float]
     migrated_cache: dict[str, float]
+    keys: dict[str, float]
+    values: dict[str, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,6 +262,7 @@ def _graph(run: RunFolder, parts: Sequence[Visit], graph: str, options: Calibrat
                 if seen.divisor is not None:
                     migrations.append(_migration(graph, entering))
                     vectors[migrations[-1].vector] = seen.divisor
+    divisors = {name: observed[f"{name}.o_proj"].divisor for name in cached}
     return CollectedGraph(
         options.format_of(graph),
         options.block_of(graph),
@@ -267,11 +270,9 @@ def _graph(run: RunFolder, parts: Sequence[Visit], graph: str, options: Calibrat
         tuple(migrations),
         vectors,
         {name: one.largest() for name, one in cached.items()},
-        {
-            name: one.largest(divisor)
-            for name, one in cached.items()
-            if (divisor := observed[f"{name}.o_proj"].divisor) is not None
-        },
+        {name: one.largest(divisors[name]) for name, one in cached.items() if divisors[name] is not None},
+        {name: one.key for name, one in cached.items()},
+        {name: one.largest_value(divisors[name]) for name, one in cached.items()},
     )
 
 

@@ -96,7 +96,11 @@ class Cached:
 
     def largest(self, divisor: Array | None = None) -> float:
         """Magnitude of a key or value; with what migration divides values by, of the migrated model."""
-        return max(self.key, float((self.values if divisor is None else self.values / divisor).max()))
+        return max(self.key, self.largest_value(divisor))
+
+    def largest_value(self, divisor: Array | None = None) -> float:
+        """Magnitude of a value; of the migrated model too."""
+        return float((self.values if divisor is None else self.values / divisor).max())
 
 
 def pack_seen(seen: Sequence[Seen], cached: Mapping[str, Cached]) -> Arrays:

@@ -24,7 +24,8 @@ class CalibrationOptions:
         llm_format: of the language model, the same.
         observer: chooses the steps of int8 and fp8.
         migrate: scales move from inputs to weights where that rounds better; see `llamavid.scales`.
-        int4_block: rows of a column that share a scale.
+        int4_block: rows of a column that share a scale. With clipped weights and migrated outliers 128 costs
+            no answers that show, and a CPU multiplies by it 1.2 to 1.5 times as fast as by 32.
         frame_budget: largest relative error of the frame tokens for a plan; None: all is rounded.
         llm_budget: of the logits, the same.
         plan: an edited plan.json to follow, instead of choosing one.
@@ -38,7 +39,7 @@ class CalibrationOptions:
     llm_format: str = "int4"
     observer: Observer = Observer.OUTPUT
     migrate: bool = True
-    int4_block: int = 32
+    int4_block: int = 128
     frame_budget: float | None = None
     llm_budget: float | None = None
     plan: Path | None = None

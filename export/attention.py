@@ -17,18 +17,21 @@ Note [Masks]
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from llamavid.config import LanguageConfig
 from llamavid.contract import DType, Lowering
-from llamavid.export.builder import Value
+from llamavid.errors import ScalesError
+from llamavid.export.builder import Value, stored_as
 from llamavid.export.layers import Array, Layers
+from llamavid.scales import AGAIN
 
 Attend = Callable[[Value, Value, Value, int], Value]
 
 _HIDDEN = {DType.FLOAT32: -1.7e38, DType.BFLOAT16: -1.7e38, DType.FLOAT16: -32752.0}
+_LARGEST_INT8 = 127
 _KINDS, _TABLES = ("key", "value"), ("rope.cos", "rope.sin")
 
 
@@ -50,25 +53,52 @@ def _grouped_query(layers: Layers, language: LanguageConfig) -> Attend:
     """
     g, total = layers.g, layers.g.input("total_length")
     last = g.op("Sub", total, g.constant([1], DType.INT32))  # what GroupQueryAttention calls seqlens_k
+    cache = layers.precision.cache or layers.precision.compute
+    dtype = DType.FLOAT32 if cache is DType.INT8 else cache  # Note [Types of the cache] of `precision`
     tables = zip(_TABLES, rope_tables(language), strict=True)
-    cos, sin = (layers.weight(name, table) for name, table in tables)
+    cos, sin = (g.weight(name, stored_as(table, dtype)) for name, table in tables)
 
     def attend(q: Value, k: Value, v: Value, index: int) -> Value:
+        new = (g.cast(rows, dtype) for rows in (q, k, v))
         past = [g.input(f"past.{index}.{kind}") for kind in _KINDS]
+        scales, rounding = _cache_rounding(layers, index) if cache is DType.INT8 else ((), {})
         mixed, *present = layers.microsoft(
             "GroupQueryAttention",
-            *(q, k, v, *past, last, total, cos, sin),
+            *(*new, *past, last, total, cos, sin, *scales),
             outputs=3,
             num_heads=language.heads,
             kv_num_heads=language.kv_heads,
             scale=language.head_dim**-0.5,
             do_rotary=1,
+            **rounding,
         )
         for kind, value in zip(_KINDS, present, strict=True):
-            g.output(f"present.{index}.{kind}", value)
+            g.output(f"present.{index}.{kind}", Value(value.name, cache))
         return mixed
 
     return attend
+
+
+def _cache_rounding(layers: Layers, index: int) -> tuple[tuple[Value | None, ...], dict[str, Any]]:
+    """What GroupQueryAttention is given to keep keys and values in eight bits: inputs, and attributes.
+
+    Raises:
+        ScalesError: calibration did not see that layer's.
+    """
+    module, found = f"model.layers.{index}.self_attn", layers.calibration and layers.calibration.scales
+    if not found or not {module} <= found.keys.keys() & found.values.keys():
+        raise ScalesError(
+            f"no range for the keys and values of {module}",
+            expected="one for every layer whose cache is int8",
+            next_step=AGAIN,
+        )
+    key, value = (
+        layers.g.constant([ranges[module] / _LARGEST_INT8], DType.FLOAT32)
+        for ranges in (found.keys, found.values)
+    )
+    unused = (None, None, None)  # positions, a bias of scores, sinks
+    kinds = {f"{kind}_quant_type": "PER_TENSOR" for kind in "kv"}
+    return (*unused, key, value), {"kv_cache_bit_width": 8, **kinds}
 
 
 def _static(layers: Layers, language: LanguageConfig) -> Attend:

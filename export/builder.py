@@ -43,6 +43,7 @@ ONNX_TYPE = {
     DType.BFLOAT16: TensorProto.BFLOAT16,
     DType.INT64: TensorProto.INT64,
     DType.INT32: TensorProto.INT32,
+    DType.INT8: TensorProto.INT8,
 }
 
 

@@ -61,6 +61,8 @@ def precision_for(lowering: Lowering, precision: Precision) -> Precision:
     scales are exact in both, so that the levels are the same. bfloat16 is that of the weights alone for
     ONNX Runtime, whose CPU knows no more of it than to widen it.
     """
+    if lowering in TENSORRT:
+        precision = replace(precision, cache=None)
     if precision.rounds and lowering in TENSORRT:
         return replace(precision, compute=DType.FLOAT16)
     if precision.compute is DType.BFLOAT16 and lowering not in TENSORRT:
@@ -80,7 +82,8 @@ def _write(
     emulated: bool = False,
 ) -> GraphEntry:
     name, language = GRAPH[lowering], checkpoint.config.language
-    contract = language_contract(language, DType.FLOAT32 if emulated else precision.compute, lowering)
+    compute = DType.FLOAT32 if emulated else precision.compute
+    contract = language_contract(language, compute, lowering, cache=precision.cache)
     builder = EmulatedBuilder if emulated else GraphBuilder
     file = f"{name}{EMULATED}" if emulated else name
     with builder(file, contract, weights.file.parent, opset=OPSET_OF[lowering], weights=weights) as g:

@@ -39,7 +39,14 @@ from llamavid.export.disk import require_disk
 from llamavid.export.emulation import EmulatedBuilder
 from llamavid.export.frame_types import FrameTypes, frame_types, opened_calibration, write_frame_graphs
 from llamavid.export.language_graphs import EMULATED, write_language_graphs
-from llamavid.export.precision import COMPUTE, PRECISIONS, Precision, frame_precision, language_precision
+from llamavid.export.precision import (
+    CACHES,
+    COMPUTE,
+    PRECISIONS,
+    Precision,
+    frame_precision,
+    language_precision,
+)
 from llamavid.export.rewrites import PAYING, Rewrites, applicable, written_rewrites
 from llamavid.export.scan import Pixels, scan_activations
 from llamavid.export.verify import Keep, Runner, parity, require
@@ -65,6 +72,7 @@ class ExportOptions:
     scales: Path | None = None  # scales.json of `llamavid calibrate`
     llm_precision: str = "fp32"  # of the language model: one of PRECISIONS
     int4_block: int = 32
+    kv_cache: str | None = None  # type of keys and values on a CPU: one of CACHES; None: that of products
     template: str = "vicuna_v1"
     replace: bool = False  # an existing bundle
     rewrites: Rewrites = PAYING  # exact ones, as far as the precision allows
@@ -76,6 +84,7 @@ class ExportOptions:
             ("llm-precision", self.llm_precision, PRECISIONS),
             ("compute", self.compute, (None, *COMPUTE)),
             ("int4-block", self.int4_block, BLOCK_SIZES),
+            ("kv-cache", self.kv_cache, (None, *CACHES)),
         ):
             if given not in known:
                 raise UsageError(f"{name} {given!r}", expected=" or ".join(str(one) for one in known if one))
@@ -97,6 +106,12 @@ class ExportOptions:
                 expected="int8, fp8 or int4",
                 next_step="Leave both out: the scales say what they are for.",
             )
+        if self.kv_cache == "int8" and not (self.scales and self.language.rounds):
+            raise UsageError(
+                "kv-cache int8 without the ranges of keys and values",
+                expected="--scales of a calibration in which the language model has a format",
+                next_step="Make them: llamavid calibrate. Or choose --kv-cache fp16, which needs none.",
+            )
         if self.language.eight_bits and not self.scales:
             raise UsageError(
                 f"llm-precision {self.llm_precision} without scales",
@@ -115,7 +130,7 @@ class ExportOptions:
 
     @property
     def language(self) -> Precision:
-        return language_precision(self.llm_precision, int4_block=self.int4_block)
+        return language_precision(self.llm_precision, int4_block=self.int4_block, cache=self.kv_cache)
 
 
 def formats_of(scales: Path) -> dict[str, Any]:

@@ -19,6 +19,13 @@ Note [Types around int8]
     for, which a GPU prefers: attention and GELU then move half the bytes. fp8 is float16: ONNX Runtime 1.31
     fuses float32 e4m3 Q/DQ into a node that it then refuses. A scale has the type of what it scales: a cast
     between DequantizeLinear and MatMul would keep them from fusing.
+
+Note [Types of the cache]
+    An hour of video is 7,200 tokens, whose keys and values are 7.5 GB of float32 in a 7B model. ONNX
+    Runtime's GroupQueryAttention computes in float16 over a cache in float16, and in float32 over one in
+    int8, with one scale for a layer's keys and one for its values. Float32 queries over a float16 cache it
+    takes too, and then 1.31 forgets what an earlier call wrote: they are cast. TensorRT's lowerings keep the
+    type of products.
 """
 
 from __future__ import annotations
@@ -47,6 +54,7 @@ class Precision:
     eight_bits: EightBits | None = None
     stored: DType | None = None  # of weights, where that is another than they multiply in
     scales: DType | None = None  # that eight-bit scales are exact in, where that is another than `compute`
+    cache: DType | None = None  # of keys and values, where that is another: Note [Types of the cache]
 
     @property
     def rounds(self) -> bool:
@@ -68,6 +76,7 @@ _NAMED = {precision.name: precision for precision in (FP32, FP16, BF16, INT8, FP
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8", "int4")
 COMPUTE = {"fp32": DType.FLOAT32, "fp16": DType.FLOAT16}
+CACHES = COMPUTE | {"int8": DType.INT8}
 
 
 def frame_precision(name: str, *, compute: str | None, int4_block: int) -> Precision:
@@ -80,15 +89,18 @@ def frame_precision(name: str, *, compute: str | None, int4_block: int) -> Preci
     return replace(precision, compute=COMPUTE[compute]) if compute else precision
 
 
-def language_precision(name: str, *, int4_block: int) -> Precision:
+def language_precision(name: str, *, int4_block: int, cache: str | None = None) -> Precision:
     """Of the language model: one of `PRECISIONS`, as ONNX Runtime's graph has it.
 
     Eight-bit scales are exact in float16 whatever is around them: TensorRT's graphs share the levels.
+
+    Args:
+        cache: of keys and values, one of `CACHES`; None: as products.
     """
-    if name == "int4":
-        return int4_precision(int4_block)
-    precision = _NAMED[name]
-    return replace(precision, scales=DType.FLOAT16) if precision.eight_bits else precision
+    precision = int4_precision(int4_block) if name == "int4" else _NAMED[name]
+    if precision.eight_bits:
+        precision = replace(precision, scales=DType.FLOAT16)
+    return replace(precision, cache=CACHES[cache]) if cache else precision
 
 
 def int4_precision(block: int, compute: DType = DType.FLOAT32) -> Precision:

@@ -31,6 +31,7 @@ class DType(str, enum.Enum):
     BFLOAT16 = "bfloat16"
     INT64 = "int64"
     INT32 = "int32"
+    INT8 = "int8"
 
     @property
     def numpy(self) -> np.dtype:
@@ -124,27 +125,32 @@ def context_contract(config: ModelConfig, dtype: DType, features: DType | None =
 
 
 def language_contract(
-    language: LanguageConfig, dtype: DType, lowering: Lowering = Lowering.ONNX_RUNTIME
+    language: LanguageConfig,
+    dtype: DType,
+    lowering: Lowering = Lowering.ONNX_RUNTIME,
+    *,
+    cache: DType | None = None,
 ) -> GraphContract:
     """Language model: embeddings and what was read before -> the last token's logits, and the longer cache.
 
     `total_length` counts the tokens in the cache after this call. What the cache holds behind them is never
     seen, but must be finite (zeros at first): the TensorRT lowerings multiply it by a weight of zero.
     `present.*` are `past.*` with the T new rows in place, in one buffer; `new.*`, of the primitive lowering,
-    are these rows alone, which the caller writes to `past.*` before the next call.
+    are these rows alone, which the caller writes to `past.*` before the next call. `cache` is the type of
+    keys and values where it is another than `dtype`.
     """
-    cache = (1, language.kv_heads, "cache", language.head_dim)
+    held, kept = cache or dtype, (1, language.kv_heads, "cache", language.head_dim)
     rows = (1, language.kv_heads, "T", language.head_dim)
-    given, written = ("new", rows) if lowering is Lowering.PRIMITIVE else ("present", cache)
+    given, written = ("new", rows) if lowering is Lowering.PRIMITIVE else ("present", kept)
     layers = range(language.layers)
     return GraphContract(
         (
             _spec("inputs_embeds", dtype, 1, "T", language.hidden),
             _spec("total_length", DType.INT32, 1),
-            *(_spec(f"past.{i}.{kind}", dtype, *cache) for i in layers for kind in ("key", "value")),
+            *(_spec(f"past.{i}.{kind}", held, *kept) for i in layers for kind in ("key", "value")),
         ),
         (
             _spec("logits", DType.FLOAT32, 1, language.vocab_size),
-            *(_spec(f"{given}.{i}.{kind}", dtype, *written) for i in layers for kind in ("key", "value")),
+            *(_spec(f"{given}.{i}.{kind}", held, *written) for i in layers for kind in ("key", "value")),
         ),
     )

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from llamavid.contract import DType, GraphContract
+
 Array = npt.NDArray[Any]
 
 
@@ -46,6 +48,12 @@ TOLERANCES = {
     "int4 run": Tolerance(1e-1, "the same int4 weights, activations rounded to int8 by the kernel"),
 }
 
+# Of a language model whose cache has another type than its products, where that allows more.
+CACHE_TOLERANCES = {
+    DType.FLOAT16: Tolerance(2e-2, "keys and values in float16"),
+    DType.INT8: Tolerance(2e-1, "keys and values in eight bits, one range a layer for each"),
+}
+
 # Of an engine.
 ENGINE_TOLERANCES = {
     "fp32": Tolerance(2e-5, "float32 without TF32, another order of summation"),
@@ -57,6 +65,15 @@ ENGINE_TOLERANCES = {
 }
 
 QUANTIZED = ("int8", "fp8", "int4")  # compared with PyTorch that is rounded alike
+
+
+def with_cache(tolerance: Tolerance, contract: GraphContract) -> Tolerance:
+    """What a language graph may differ by that is judged by `tolerance` but for its cache."""
+    cache = next(spec.dtype for spec in contract.inputs if spec.name.startswith("past."))
+    allowed = CACHE_TOLERANCES.get(cache)
+    if allowed is None or tolerance.norm is None or cache is contract.spec("inputs_embeds").dtype:
+        return tolerance
+    return max(tolerance, allowed, key=lambda one: one.norm or 0.0)
 
 
 def relative_errors(reference: Array, found: Array) -> tuple[float, float]:

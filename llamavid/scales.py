@@ -74,6 +74,7 @@ class GraphScales:
         cache: of the language model, `model.layers.0.self_attn` -> largest magnitude of a key or value. A
             key's is the largest norm of a pair that rotates together, which holds at every position.
         migrated_cache: the same where values are divided by a migration, of the weights as they then are.
+        keys, values: the two apart, values as the migrated weights make them. Files made before have neither.
     """
 
     format: str
@@ -84,6 +85,8 @@ class GraphScales:
     importance: dict[str, str] = field(default_factory=dict)
     cache: dict[str, float] = field(default_factory=dict)
     migrated_cache: dict[str, float] = field(default_factory=dict)
+    keys: dict[str, float] = field(default_factory=dict)
+    values: dict[str, float] = field(default_factory=dict)
 
     def check(self, graph: str) -> None:
         """Raises `ValueError` naming the first entry that cannot be."""
@@ -98,8 +101,9 @@ class GraphScales:
             _above_zero(graph, f"scale of {name}", step.scale)
             if not math.isclose(step.scale * _LEVELS[self.format], step.largest, rel_tol=1e-4):
                 raise ValueError(f"{graph}: scale of {name} is {step.scale}, its largest {step.largest}")
-        for name, largest in (*self.cache.items(), *self.migrated_cache.items()):
-            _above_zero(graph, f"the cache's largest of {name}", largest)
+        for ranges in (self.cache, self.migrated_cache, self.keys, self.values):
+            for name, largest in ranges.items():
+                _above_zero(graph, f"the cache's largest of {name}", largest)
         if twice := sorted({*self.steps} & {*self.kept}):
             raise ValueError(f"{graph}: {twice[0]} has a step and is kept")
         columns = [module for migration in self.migrations for module in migration.multiplied]

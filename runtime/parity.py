@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from llamavid.bundle import GRAPHS, Bundle, GraphEntry
 from llamavid.config import LanguageConfig
-from llamavid.parity import TOLERANCES
+from llamavid.parity import TOLERANCES, with_cache
 from llamavid.runtime.decoder import Decoder
 from llamavid.runtime.encoder import CONTEXT_BATCH
 from llamavid.runtime.executors import OnnxExecutor, open_session
@@ -79,6 +79,8 @@ def onnx_subject(bundle: Bundle) -> Subject:
 def _stage(name: str, entry: GraphEntry) -> Stage:
     rule = f"{entry.precision} run" if name == LANGUAGE_STAGE else f"{entry.precision} frames"
     tolerance = TOLERANCES.get(rule) or TOLERANCES[entry.precision]
+    if name == LANGUAGE_STAGE:
+        tolerance = with_cache(tolerance, entry.contract)
     return Stage(name, entry.precision, entry.contract, tolerance, _SIZES[name])
 
 

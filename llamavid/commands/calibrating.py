@@ -72,7 +72,7 @@ INTERRUPTED = 130  # 128 and the signal's number, as a shell says it
 @click.option("--no-migrate", is_flag=True, help="Move no outliers from activations into weights.")
 @click.option(
     "--int4-block",
-    default="32",
+    default="128",
     show_default=True,
     type=click.Choice(["32", "64", "128"]),
     help="Weights that share a scale.",

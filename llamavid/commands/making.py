@@ -53,7 +53,16 @@ _SHOWN_ACTIVATIONS = 3
     "--llm-precision",
     help="Of the language model: the same names. int8 and fp8 need --scales.",
 )
-@click.option("--int4-block", type=int, help="Weights that share a scale: 32 (default), 64 or 128.")
+@click.option(
+    "--int4-block",
+    type=int,
+    help="Weights that share a scale: 32, 64 or 128. Default: what --scales are for, else 32.",
+)
+@click.option(
+    "--kv-cache",
+    help="Keys and values on a CPU: fp32, fp16 (half the memory) or int8 (a quarter, and faster behind a "
+    "long video; needs --scales). Default: as products.",
+)
 @click.option("--template", default="vicuna_v1", show_default=True, help="The bundle's prompt template.")
 @click.option(
     "--rewrites",
