@@ -208,6 +208,12 @@ class GraphBuilder:
         self._weights[name] = self.data.reference(self.data.store(name, array, onnx_type, shape))
         return name
 
+    def annotate(self, value: Value, key: str, text: str) -> None:
+        """A remark on the node that gives `value`, the last one written; it changes nothing of what is computed."""
+        node = self._nodes[-1]
+        assert value.name in node.output, f"{value.name} is not the last that was made"
+        node.metadata_props.add(key=key, value=text)
+
     def mark(self, value: Value, name: str) -> Value:
         """Gives an inner value a name of its own, so that a test or a bisection can ask for it."""
         self._nodes.append(helper.make_node("Identity", [value.name], [name], name=name))

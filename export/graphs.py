@@ -54,9 +54,15 @@ def _vision_block(layers: Layers, config: ModelConfig, x: Value, name: str) -> V
     if scaled:
         weight, bias = (_with_scaled_queries(array, head_dim) for array in (weight, bias))
     qkv = layers.matmul(normed, f"{name}.attn.qkv.weight", weight.T)
-    qkv = layers.add_bias(qkv, f"{name}.attn.qkv.bias", bias)
+    late = Rewrite.LATE_BIAS in layers.rewrites
+    if not late:
+        qkv = layers.add_bias(qkv, f"{name}.attn.qkv.bias", bias)
     q, k, v = g.ops("Split", qkv, outputs=3, axis=-1, num_outputs=3)
+    if late:
+        q = layers.add_bias(q, f"{name}.attn.q_bias", bias[: vision.width])
     mixed = layers.attention(q, k, v, vision.heads, head_dim, name=f"{name}.attn", scaled=scaled)
+    if late:
+        mixed = layers.add_bias(mixed, f"{name}.attn.v_bias", bias[2 * vision.width :])
     x = layers.add(x, layers.linear(mixed, f"{name}.attn.proj"), f"{name}.attn")
     normed = layers.layer_norm(x, f"{name}.norm2", vision.norm_eps)
     hidden = layers.gelu(layers.linear(normed, f"{name}.mlp.fc1"))

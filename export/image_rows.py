@@ -19,7 +19,7 @@ from llamavid.export.builder import Value, stored_as
 from llamavid.export.layers import Array, Layers
 from llamavid.export.projections import joined, projection, projections
 from llamavid.export.rewrites import Rewrite
-from llamavid.export.text_layers import after_attention, attended, query_factor
+from llamavid.export.text_layers import after_attention, attended, bare, query_factor
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,13 @@ class ImageRows:
 
     rows: Value
     projected: dict[str, Value]
+    first: str  # cross-attention of all
 
     def looked_at(self, layers: Layers, decoder: TextDecoderConfig, x: Value, name: str) -> Value:
-        """x [1 or n, M or L, H] -> [n, M or L, H]: the cross-attention `name`, and the residual sum."""
+        """x [1 or n, M or L, H] -> [n, M or L, H]: the cross-attention `name`, and the residual sum.
+
+        Where x may have one entry it is asked of n frames: then q gets as many, its rows being few.
+        """
         modules = [f"{name}.key", f"{name}.value"]
         q = projection(layers, x, f"{name}.query", query_factor(layers, decoder, name).get(f"{name}.query"))
         if _absorbs(layers, decoder, name):
@@ -43,8 +47,10 @@ class ImageRows:
         k, v = (
             [self.projected[module] for module in modules]
             if self.projected
-            else projections(layers, self.rows, modules)
+            else projections(layers, self.rows, modules, bare=bare(layers, name))
         )
+        if Rewrite.QUESTION_ONCE in layers.rewrites and name == self.first:
+            q = layers.repeat_first(q, layers.dim(self.rows, 0))
         return attended(layers, decoder, x, q, k, v, name)
 
 
@@ -56,8 +62,10 @@ def image_rows(layers: Layers, decoder: TextDecoderConfig, features: Value, patc
     modules = [f"{name}.{role}" for name in names for role in ("key", "value")]
     at_once = Rewrite.IMAGE_ONCE in layers.rewrites and layers.alike(modules)
     if not at_once or any(_absorbs(layers, decoder, name) for name in names):
-        return ImageRows(rows, {})
-    return ImageRows(rows, dict(zip(modules, joined(layers, rows, modules), strict=True)))
+        return ImageRows(rows, {}, names[0])
+    without = [module for name in names for module in bare(layers, name)]
+    values = joined(layers, rows, modules, bare=without)
+    return ImageRows(rows, dict(zip(modules, values, strict=True)), names[0])
 
 
 def _rows(layers: Layers, decoder: TextDecoderConfig, features: Value, patches: Value) -> Value:

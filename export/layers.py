@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from llamavid.attention_remark import Attention, remark
 from llamavid.calibrated import GraphCalibration
 from llamavid.contract import DType
 from llamavid.errors import ScalesError
@@ -254,20 +255,27 @@ class Layers:
         bias: Value | None = None,
         scaled: bool = False,
     ) -> Value:
-        """Rows q [B, R, H] look at k, v [B, K, H] -> [B, R, H]. `bias` is added to the scores.
+        """Rows q [B, R, H] look at k, v [B, K, H] -> [B, R, H].
 
-        scaled: q was divided by sqrt(head_dim) already.
+        Args:
+            bias: added to the scores. Without one, q, k and v have as many entries B.
+            scaled: q was divided by sqrt(head_dim) already.
         """
         dtype = self.product_type(name)
         q, k, v = (self.g.cast(rows, dtype) for rows in (q, k, v))
-        q = self.split_heads(q if scaled else self.scale(q, head_dim**-0.5), heads)
-        v = self.split_heads(v, heads)
-        k = self.transpose(self.reshape(k, 0, 0, heads, -1), 0, 2, 3, 1)
-        scores = self.g.op("MatMul", q, k)
+        of_heads = self.split_heads(q if scaled else self.scale(q, head_dim**-0.5), heads)
+        values = self.split_heads(v, heads)
+        keys = self.transpose(self.reshape(k, 0, 0, heads, -1), 0, 2, 3, 1)
+        scores = self.g.op("MatMul", of_heads, keys)
         if bias is not None:
             scores = self.add(scores, bias)
-        mixed = self.g.op("MatMul", self.softmax(scores, dtype), v)
-        return self.join_heads(mixed, heads * head_dim)
+        mixed = self.join_heads(
+            self.g.op("MatMul", self.softmax(scores, dtype), values), heads * head_dim
+        )
+        if bias is None and dtype is DType.FLOAT32:
+            scale = 1.0 if scaled else head_dim**-0.5
+            self.g.annotate(mixed, *remark(Attention(q.name, k.name, v.name, heads, scale)))
+        return mixed
 
     def microsoft(self, kind: str, *inputs: Value | None, outputs: int, **attributes: Any) -> list[Value]:
         """An operator of ONNX Runtime's own."""

@@ -30,6 +30,7 @@ class Rewrite(str, enum.Enum):
     LAST_WORDS = "last-words"  # the Q-Former's last text rows, which nothing reads, are not computed
     ONE_PRODUCT = "one-product"  # query, key and value of one input are one product
     FOLDED_SCALE = "folded-scale"  # 1 / sqrt(head size) is in the query's weight
+    LATE_BIAS = "late-bias"  # keys have no bias, and values get theirs after the attention
     IMAGE_ONCE = "image-once"  # keys and values of all cross-attentions are one product of the image rows
     ABSORBED_IMAGE = "absorbed-image"  # Q-Former: the image rows' projections move to the 32 queries
     LAST_ROW = "last-row"  # language model: behind the last attention, only the row that is read

@@ -24,7 +24,7 @@ from llamavid.export.image_rows import ImageRows, image_rows
 from llamavid.export.layers import Layers
 from llamavid.export.projections import projections
 from llamavid.export.rewrites import Rewrite
-from llamavid.export.text_layers import attended, feed_forward, query_factor
+from llamavid.export.text_layers import attended, bare, feed_forward, query_factor
 
 
 class _Rows(NamedTuple):
@@ -117,7 +117,8 @@ def _only_words_are_once(layers: Layers, index: int) -> bool:
 
 def _projected(layers: Layers, decoder: TextDecoderConfig, x: Value, name: str, *roles: str) -> list[Value]:
     factors = query_factor(layers, decoder, name)
-    return projections(layers, x, [f"{name}.{role}" for role in roles], factors=factors)
+    names = [f"{name}.{role}" for role in roles]
+    return projections(layers, x, names, factors=factors, bare=bare(layers, name))
 
 
 def _apart(layers: Layers, decoder: TextDecoderConfig, x: Value) -> _Rows:

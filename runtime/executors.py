@@ -19,10 +19,14 @@ import onnxruntime as ort
 
 from llamavid.contract import GraphContract, TensorSpec
 from llamavid.errors import BundleError, DeviceError
+from llamavid.runtime.attention_kernel import with_attention_kernels
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 
 _CPU = "CPUExecutionProvider"
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+# GELU with its bias in one operator takes longer than the two, which give the same bits: benchmarks/NOTES.md.
+_SLOWER = ["BiasGeluFusion"]
 _FATAL_ONLY = 3  # ONNX Runtime's own lines on stderr; ours say what to do
 
 
@@ -95,10 +99,12 @@ def open_session(
     threads: int | None = None,
     exact_int4: bool = False,
     profile_prefix: Path | None = None,
+    kernels: bool = True,
 ) -> ort.InferenceSession:
     """An ONNX file, or its bytes, on the CPU. Arguments and errors are those of `OnnxExecutor`.
 
     profile_prefix: where ONNX Runtime's `end_profiling` writes the times of nodes.
+    kernels: whether attentions that are marked run as one operator (`llamavid.runtime.attention_kernel`).
     """
     options = ort.SessionOptions()
     if profile_prefix is not None:
@@ -106,9 +112,10 @@ def open_session(
     options.log_severity_level = _FATAL_ONLY
     options.intra_op_num_threads = threads or 0
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1" if exact_int4 else "4")
-    given, name = (file, "a graph") if isinstance(file, bytes) else (str(file), str(file))
+    name = "a graph" if isinstance(file, bytes) else str(file)
     try:
-        session = ort.InferenceSession(given, options, providers=[_CPU])
+        given = _given(file, options) if kernels else file if isinstance(file, bytes) else str(file)
+        session = ort.InferenceSession(given, options, providers=[_CPU], disabled_optimizers=_SLOWER)
     except Exception as error:  # ONNX Runtime raises a dozen unrelated types
         raise BundleError(
             f"{name} cannot be loaded by ONNX Runtime {ort.__version__} ({str(error).splitlines()[0]})",
@@ -117,6 +124,18 @@ def open_session(
     if session.get_providers()[0] != _CPU:
         raise DeviceError(f"ONNX Runtime runs {session.get_providers()}", expected=_CPU)
     return session
+
+
+def _given(file: Path | bytes, options: ort.SessionOptions) -> str | bytes:
+    """The file's path, or its bytes where kernels were put in, and the folder of its weights told."""
+    text = file if isinstance(file, bytes) else file.read_bytes()
+    changed = with_attention_kernels(text)
+    if isinstance(file, bytes):
+        return changed
+    if changed is text:
+        return str(file)
+    options.add_session_config_entry(_WEIGHTS_FOLDER, str(file.resolve().parent))
+    return changed
 
 
 def _checked(spec: TensorSpec, inputs: Tensors) -> npt.NDArray[Any]:
