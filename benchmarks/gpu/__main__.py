@@ -36,9 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    options.output.mkdir(parents=True, exist_ok=True)
+    folder = options.output or Path(os.environ.get("OUT") or (RESULTS if device.type == "cuda" else "build"))
+    folder.mkdir(parents=True, exist_ok=True)
     exact_float32()
-    file = options.output / f"{file_stem(device)}.json"
+    file = folder / f"{file_stem(device)}.json"
     size, compiles = options.size, options.compile
     plan = Plan.tiny(size, compiles=compiles) if "tiny" in size else Plan(SIZES[size], compiles=compiles)
     report = Report(file, machine(device), {"size": size}, options.seconds)
@@ -72,8 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--size", choices=SIZES, default="7b", help="dimensions (default: 7b)")
     made.add_argument("--seconds", type=float, default=540.0, help="what has not begun by then is left out")
     made.add_argument("--no-compile", dest="compile", action="store_false", help="without torch.compile")
-    folder = Path(os.environ.get("OUT") or RESULTS)
-    made.add_argument("--output", type=Path, default=folder, metavar="DIR", help=f"default: {folder}")
+    where = "default: $OUT, or benchmarks/results, or build where there is no GPU"
+    made.add_argument("--output", type=Path, metavar="DIR", help=where)
     return made
 
 

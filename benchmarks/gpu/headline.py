@@ -16,7 +16,15 @@ from benchmarks.gpu.random_model import FrameNetworks
 from benchmarks.gpu.report import Report, Value
 from benchmarks.gpu.timing import rounds_in_turn
 from benchmarks.gpu.truth import Truth
-from benchmarks.gpu.variants import COMPILED_VARIANTS, VARIANTS, Choices, Stages, Variant, stages
+from benchmarks.gpu.variants import (
+    COMPILED_VARIANTS,
+    LAST_VARIANTS,
+    VARIANTS,
+    Choices,
+    Stages,
+    Variant,
+    stages,
+)
 
 GROUP = "Both sides in turn"
 _ROUNDS = 20
@@ -32,7 +40,9 @@ def measure_headline(
     if best is None or published is None or published.void:
         report.skip("both sides in turn", "one of them has no valid row")
         return
-    variant = next(each for each in (*VARIANTS, *COMPILED_VARIANTS) if each.name == best["variant"])
+    variant = next(
+        each for each in (*VARIANTS, *COMPILED_VARIANTS, *LAST_VARIANTS) if each.name == best["variant"]
+    )
     made = [
         stages(each, networks.to(each.dtype), truth.ids, truth.watched_pixels, choices)
         for each in (VARIANTS[0], variant)

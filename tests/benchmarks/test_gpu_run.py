@@ -19,7 +19,7 @@ from benchmarks.gpu.random_model import random_frames
 from benchmarks.gpu.report import Report
 from benchmarks.gpu.run import Plan, run
 from benchmarks.gpu.truth import Truth, truth_of
-from benchmarks.gpu.variants import COMPILED_VARIANTS, VARIANTS, Choices, Variant, stages
+from benchmarks.gpu.variants import COMPILED_VARIANTS, LAST_VARIANTS, VARIANTS, Choices, Variant, stages
 
 CPU = torch.device("cpu")
 FRAMES = 2
@@ -73,7 +73,7 @@ def _kinds() -> list[Variant]:
     """All but compiling, which `test_gpu_frames` does, and the graph itself, which only CUDA has."""
     plain = [
         dataclasses.replace(each, name=each.precision, compiled=False, graphed=False)
-        for each in (*VARIANTS, *COMPILED_VARIANTS)
+        for each in (*VARIANTS, *COMPILED_VARIANTS, *LAST_VARIANTS)
     ]
     return list(dict.fromkeys(plain))
 
