@@ -8,8 +8,8 @@ kernels are timed alone, and a whole block decides.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import torch
@@ -38,12 +38,10 @@ _ROUNDS = 15
 
 def preferred(backend: SDPBackend | None) -> AbstractContextManager[None]:
     """Attention by this kernel where it can, by any other where not; None: as PyTorch chooses."""
-    return sdpa_kernel([backend, *BACKENDS], set_priority=True) if backend else _as_it_is()
-
-
-@contextmanager
-def _as_it_is() -> Iterator[None]:
-    yield
+    if backend is None:
+        return nullcontext()
+    others = [each for each in BACKENDS if each is not backend]
+    return sdpa_kernel([backend, *others], set_priority=True)
 
 
 @torch.inference_mode()

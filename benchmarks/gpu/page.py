@@ -26,7 +26,8 @@ def page(document: dict[str, Any]) -> str:
         "`make bench-gpu`. Milliseconds a frame are medians; an error is the relative norm of the worst "
         "frame against the plain networks in float32, on the same inputs, in the same run. A figure whose "
         "error is over its bound is void. `in one go` is from pixels to tokens; its tokens may be "
-        f"{WHOLE:g} times as far off as a module's result.",
+        f"{WHOLE:g} times as far off as a module's result. Ours reads a question once, before the frames; "
+        "published reads it with every frame.",
         _bullets(f"**marked**: {mark}" for mark in document["marks"]),
         _section("What must hold", _musts(document)),
         _section("A frame (Table 9)", _frames(document["rows"], document["settings"])),

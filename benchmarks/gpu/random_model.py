@@ -59,7 +59,7 @@ def random_frames(config: ModelConfig, device: torch.device, *, seed: int = 0) -
 def drawn(module: Network, device: torch.device, dtype: torch.dtype, *, seed: int) -> Network:
     """`module`, which was built without memory, with random weights; ready to be asked."""
     generator = torch.Generator(device).manual_seed(seed)
-    module = module.to_empty(device=device).to(dtype).eval().requires_grad_(False)
+    module = module.to(dtype).to_empty(device=device).eval().requires_grad_(False)
     for name, weight in module.named_parameters():
         mean, std = _mean_and_std(name, weight)
         weight.normal_(mean, std, generator=generator)

@@ -64,7 +64,18 @@ class Plan:
     @classmethod
     def tiny(cls, size: str, *, compiles: bool = True) -> Plan:
         """Every step in seconds, on a CPU."""
-        return cls(SIZES[size], (2, 1), (2,), (), (16, 40), 6, 128, 1 << 20, compiles, 0.0)
+        return cls(
+            SIZES[size],
+            batches=(2, 1),
+            compiled_batches=(2,),
+            more_compiled_batches=(),
+            contexts=(16, 40),
+            hour_frames=6,
+            matrix_side=128,
+            copied_bytes=1 << 20,
+            compiles=compiles,
+            reserve_seconds=0.0,
+        )
 
 
 class _Made(NamedTuple):

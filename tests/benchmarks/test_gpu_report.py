@@ -14,6 +14,7 @@ import torch
 from benchmarks.gpu.errors import BOUNDS, relative
 from benchmarks.gpu.musts import BATCH, PUBLISHED, musts
 from benchmarks.gpu.page import page
+from benchmarks.gpu.plot import draw
 from benchmarks.gpu.report import Report, Row, Value
 from llamavid.runtime.profile.figures import Figure
 
@@ -65,6 +66,14 @@ def test_tokens_may_be_further_off_than_a_module_and_not_without_end(report: Rep
     report.add(row("ours, fine", 1, OURS_MS, {"whole": 2 * bound}))
     report.add(row("ours, not", 1, OURS_MS, {"whole": 4 * bound}))
     assert [found.void for found in report.rows] == ["", f"whole: error {4 * bound:g} over {3 * bound:g}"]
+
+
+def test_the_picture_is_made_of_the_document(report: Report) -> None:
+    pytest.importorskip("matplotlib")
+    report.add(row(PUBLISHED, 1, PUBLISHED_MS))
+    report.add(row("ours, CUDA graphs", BATCH, OURS_MS))
+    draw(report.document(), report.file.with_suffix(".png"))
+    assert report.file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_missed_line_is_told(report: Report) -> None:

@@ -15,6 +15,7 @@ from tests.gpu.conftest import missing_gpu, needed
 pytestmark = pytest.mark.gpu
 
 FRAMES = 5
+SAME = 5e-3  # float16, where another batch or stream may choose other tiles
 TOKENS, FOLLOWING, HELD = 100, 8, 128
 
 
@@ -103,10 +104,11 @@ def test_a_frame_of_a_batch_is_that_frame_alone(torch: Any, made: Any, name: str
             together = captured(lambda: prepared.tokens(pixels)).replay()
         else:
             together = prepared.tokens(pixels)
-    assert relative(together, alone) < 5e-3  # float16, other tiles
+    assert relative(together, alone) < SAME
 
 
 def test_a_replayed_graph_computes_what_lies_there_now(torch: Any, made: Any) -> None:
+    from benchmarks.gpu.errors import relative
     from benchmarks.gpu.graphs import captured
     from benchmarks.gpu.variants import stages
 
@@ -117,10 +119,10 @@ def test_a_replayed_graph_computes_what_lies_there_now(torch: Any, made: Any) ->
         pixels = truth.pixels.half()
         graph = captured(lambda: prepared.tokens(pixels))
         first = graph.replay().clone()
-        assert torch.equal(first, prepared.tokens(pixels))
+        assert relative(first, prepared.tokens(pixels)) < SAME
         pixels.copy_(pixels.flip(0))
-        assert torch.equal(graph.replay(), prepared.tokens(pixels))
-        assert not torch.equal(graph.result, first)
+        assert relative(graph.replay(), prepared.tokens(pixels)) < SAME
+        assert relative(graph.result, first) > 0.1  # other frames
 
 
 @pytest.mark.parametrize("image", ["EACH_LAYER", "ONE_PRODUCT", "ABSORBED", "KEPT"])
