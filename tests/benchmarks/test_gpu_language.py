@@ -62,6 +62,7 @@ def test_a_cache_that_stays_in_place_gives_the_same_logits(
     assert _error(plain, embeddings, attention, not_compiled) < EXACT
 
 
+@pytest.mark.parametrize("plain", ["shared keys"], indirect=True)
 @torch.inference_mode()
 def test_compiled_layers_compute_the_same(plain: PlainLanguage, embeddings: Tensor) -> None:
     assert _error(plain, embeddings, Attention.SPLIT, compiled_for(CPU)) < EXACT
