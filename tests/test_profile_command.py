@@ -124,6 +124,19 @@ def test_a_machine_under_load_is_told_in_the_table() -> None:
     assert any("other programs used" in line for line in said)
 
 
+def test_a_gpu_that_throttles_is_marked_in_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "while :; do echo '1095, 98, 88, 0x0000000000000040'; sleep 0.1; done"
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f'#!/bin/sh\ncase "$*" in *--loop-ms*) {said};; *) echo "Some GPU, 1 MiB";; esac\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    done = typed(*QUICK)
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert "marked        the GPU slowed itself down (heat)" in lines
+    assert any("GPU clock 1095 to 1095 MHz" in line for line in lines)
+
+
 def test_a_figure_of_rounds_that_lie_far_apart_is_marked_where_it_stands(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -133,7 +146,7 @@ def test_a_figure_of_rounds_that_lie_far_apart_is_marked_where_it_stands(
     print_profile(replace(profile, frames=(loud,)))
     lines = capsys.readouterr().out.splitlines()
     encoder, decoder = (
-        [line for line in lines if line.startswith(name)][0] for name in ("encoder", "decoder")
+        next(line for line in lines if line.startswith(name)) for name in ("encoder", "decoder")
     )
     assert "] !" in encoder
     assert "!" not in decoder
@@ -210,10 +223,14 @@ def test_what_was_typed_wrong_is_told(words: tuple[str, ...], said: str) -> None
     assert said in done.stderr
 
 
-def test_a_video_that_is_not_there_is_one_line() -> None:
-    done = typed("nowhere.mp4", *QUICK)
-    assert done.exit_code == 1
-    assert "nowhere.mp4" in done.stderr.strip().splitlines()[-1]
+def test_a_video_that_is_not_there_or_damaged_is_one_line(tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.mp4"
+    damaged.write_bytes(sample_clip().read_bytes()[:3000])
+    for video in ("nowhere.mp4", damaged):
+        done = typed(default_bundle(), video, *QUICK)
+        assert (done.exit_code, done.stdout) == (1, "")
+        (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert Path(video).name in line
 
 
 def test_a_question_of_one_s_own_is_recorded() -> None:
