@@ -29,7 +29,7 @@ from benchmarks.clips import varied_clip
 from benchmarks.report import Line, publish
 from llamavid.bundle import open_bundle
 from llamavid.ceilings import bytes_moved
-from llamavid.config import ModelConfig
+from llamavid.config import LanguageConfig, ModelConfig
 from llamavid.embedded import default_bundle, sample_clip
 from llamavid.runtime.session import VideoSession
 from llamavid.work import ENCODER, decode_work, frame_work, prefill_work
@@ -38,7 +38,7 @@ QUESTIONS = ("How many shapes are there?", "What color is the ball?")
 TIMES = 114  # of the clip: 602 s
 ASKED = 3  # times
 NEW_TOKENS = 32  # of an answer
-BLOCKS, LAYERS = 3, 2
+BLOCKS, LAYERS = 3, 3
 ALL_BLOCKS, ALL_LAYERS = 39, 32
 MUST = 5.0  # times
 
@@ -113,19 +113,25 @@ def _composed(asked: Asked, cut: ModelConfig) -> Iterator[Line]:
 
 def depth_factors(cut: ModelConfig, prompt_tokens: int) -> Stages:
     """How many times as long each stage takes at full depth."""
-    vision, language = replace(cut.vision, depth=ALL_BLOCKS), replace(cut.language, layers=ALL_LAYERS)
-    whole = replace(cut, vision=vision, language=language)
-    encoding, reading, writing = (
-        [frame_work(config, 0)[ENCODER].operations for config in (whole, cut)],
-        [prefill_work(config.language, prompt_tokens).operations for config in (whole, cut)],
-        [bytes_moved(decode_work(config.language, prompt_tokens), "int4") for config in (whole, cut)],
-    )
+    encoding = [
+        frame_work(replace(cut, vision=replace(cut.vision, depth=depth)), 0)[ENCODER].operations
+        for depth in (ALL_BLOCKS, cut.vision.depth)
+    ]
+    languages = [replace(cut.language, layers=layers) for layers in (ALL_LAYERS, cut.language.layers)]
+    reading = [_prefill_operations(language, prompt_tokens) for language in languages]
+    writing = [bytes_moved(decode_work(language, prompt_tokens), "int4") for language in languages]
     return {
         "decode_video": 0.0,
         "vision": encoding[0] / encoding[1],
         "prefill": reading[0] / reading[1],
         "decode": writing[0] / writing[1],
     }
+
+
+def _prefill_operations(language: LanguageConfig, tokens: int) -> int:
+    """As the graph has them: of the last layer only keys and values are computed of all rows."""
+    before = prefill_work(replace(language, layers=language.layers - 1), tokens).operations
+    return before + 2 * tokens * language.hidden * 2 * language.kv_heads * language.head_dim
 
 
 def whole_depth(stages: Stages, factors: Stages) -> Stages:

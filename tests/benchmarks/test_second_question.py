@@ -18,7 +18,9 @@ def test_stages_grow_with_depth_as_their_operations_and_bytes_do() -> None:
     vision, language = replace(RELEASED.vision, depth=3), replace(RELEASED.language, layers=2)
     factors = depth_factors(replace(RELEASED, vision=vision, language=language), 1250)
     assert factors["vision"] == pytest.approx(ALL_BLOCKS / 3, rel=0.01)  # patches are embedded once
-    assert factors["prefill"] == pytest.approx(ALL_LAYERS / 2, rel=0.01)  # only the last row meets the head
+    assert factors["prefill"] == pytest.approx(
+        31.17 / 1.17, rel=0.01
+    )  # the last layer: keys and values alone
     assert 0.7 * ALL_LAYERS / 2 < factors["decode"] < 0.9 * ALL_LAYERS / 2  # every token meets it
     spent = {"decode_video": 9.0, "vision": 1.0, "context": 5.0}
     assert whole_depth(spent, factors) == {"decode_video": 0.0, "vision": factors["vision"], "context": 5.0}

@@ -28,8 +28,9 @@ LANGUAGE = (
     Line("prefill of 256, int4 in blocks of 32", 1500.0, "ms, 3 layers"),
     Line("prefill of 256, int4 in blocks of 128", 1000.0, "ms, 3 layers"),
     Line("prefill of 256, llama.cpp Q4_0", 1200.0, "ms, 3 layers"),
-    Line("a token at 7200, int4 in blocks of 32", 80.0, "ms, 3 layers"),
-    Line("a token at 7200, llama.cpp Q4_0", 60.0, "ms, 3 layers"),
+    Line("a token at 7,200, int4 by 128", 80.0, "ms, 3 layers"),
+    Line("a token at 7,200, int4 by 128, int8 cache", 10.0, "ms, 3 layers"),  # llama.cpp's is float16
+    Line("a token at 7,200, llama.cpp Q4_0", 60.0, "ms, 3 layers"),
 )
 REWRITES = (
     Line("batch 32: the plain graph, times as fast as the published computation", 1.1, "x"),
@@ -112,6 +113,37 @@ def test_an_absent_peer_is_named_with_the_way_to_get_it(recorded: Path) -> None:
     assert "skipped: llama.cpp Q4_0: llama-cpp-python or gguf is not installed" in judged.note
     written = page(read_results(recorded))
     assert "- int4_decode, llama.cpp Q4_0: llama-cpp-python or gguf is not installed" in written
+
+
+def test_a_gpu_s_lines_are_judged_as_its_own_page_judges_them(recorded: Path) -> None:
+    rows = [
+        gpu_row("published, eager", 1, encoder=8.0, content=0.1, decoder=1.5, context=0.2),
+        gpu_row("ours, batched", 32, encoder=1.0, content=0.01, decoder=0.2, context=0.02),
+    ]
+    document = {"name": "gpu", "machine": {"GPU": "Some GPU"}, "settings": {}, "rows": rows}
+    (recorded / "gpu_some.json").write_text(json.dumps(document))
+    total, text = must(recorded, "times less than published"), must(recorded, "text-related at batch 32, ms")
+    assert total.found == pytest.approx(9.8 / 1.23)
+    assert total.verdict == "held"
+    assert text.found == pytest.approx(0.22)
+    assert text.verdict == "**missed**"
+    written = page(read_results(recorded))
+    assert "| Some GPU: text-related at batch 32, ms a frame | 0.15 or less | 0.22 | **missed**" in written
+    assert "`make bench-gpu`" in written
+
+
+def gpu_row(variant: str, batch: int, **ms: float) -> dict[str, Any]:
+    columns = {
+        name: {"median": spent, "low": spent, "high": spent, "rounds": 9} for name, spent in ms.items()
+    }
+    return {
+        "variant": variant,
+        "precision": "float16",
+        "batch": batch,
+        "ms_a_frame": columns,
+        "total": sum(ms.values()),
+        "void": "",
+    }
 
 
 def test_the_page_and_its_pictures_are_made_of_the_records_alone(recorded: Path) -> None:
