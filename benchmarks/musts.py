@@ -99,7 +99,7 @@ def _of_equal_error(result: Result, *, batch: int) -> tuple[float, str]:
     peers = list(result.matching(rf"OpenVINO.*batch {batch}\b.*"))
     near = [line for line in peers if _error(line) <= allowed]
     if not near:
-        raise AbsentError(_absent(result, f"OpenVINO at batch {batch} with an error up to {allowed:.1e}"))
+        raise AbsentError(_absent(result))
     theirs = min(near, key=_milliseconds)
     return _milliseconds(theirs) / _milliseconds(ours), f"{_told(theirs)} against {_told(ours)}"
 
@@ -107,7 +107,7 @@ def _of_equal_error(result: Result, *, batch: int) -> tuple[float, str]:
 def _largest(result: Result, *, pattern: str) -> tuple[float, str]:
     found = list(result.matching(pattern))
     if not found:
-        raise AbsentError(_absent(result, pattern))
+        raise AbsentError(_absent(result))
     best = max(found, key=_milliseconds)
     return _milliseconds(best), best.what
 
@@ -115,15 +115,13 @@ def _largest(result: Result, *, pattern: str) -> tuple[float, str]:
 def _best(result: Result, pattern: str) -> Line:
     found = list(result.matching(pattern))
     if not found:
-        raise AbsentError(_absent(result, pattern))
+        raise AbsentError(_absent(result))
     return min(found, key=_milliseconds)
 
 
-def _absent(result: Result, what: str) -> str:
+def _absent(result: Result) -> str:
     skipped = "; ".join(f"{line.what}: {line.note}" for line in result.skipped)
-    return f"no line of {what!r} in results/{result.name}.json" + (
-        f" (skipped: {skipped})" if skipped else ""
-    )
+    return f"results/{result.name}.json has no such line" + (f"; skipped: {skipped}" if skipped else "")
 
 
 def _milliseconds(line: Line) -> float:

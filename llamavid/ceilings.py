@@ -41,29 +41,45 @@ class Floor(NamedTuple):
 
 
 def floor(
-    work: Work, precision: str, ceilings: Ceilings, *, frames: int = 1, element_bytes: int | None = None
+    work: Work,
+    precision: str,
+    ceilings: Ceilings,
+    *,
+    frames: int = 1,
+    element_bytes: int | None = None,
+    kept_bytes: int | None = None,
 ) -> Floor | None:
     """Of `work`, `frames` of it in one run, for each; None where the machine does not multiply that type.
 
-    Weights are read once a run. Products and memory are taken to overlap fully. `element_bytes` as
-    `bytes_moved` takes them.
+    Weights are read once a run. Products and memory are taken to overlap fully. `element_bytes` and
+    `kept_bytes` as `bytes_moved` takes them.
     """
     weighted, mixed = multiplied_in(precision, is_cpu=ceilings.is_cpu)
     if not {weighted, mixed} <= ceilings.products.keys():
         return None
     products = 2 * (work.weighted / ceilings.products[weighted] + work.mixed / ceilings.products[mixed])
-    moved = bytes_moved(work, precision, frames=frames, element_bytes=element_bytes)
+    moved = bytes_moved(work, precision, frames=frames, element_bytes=element_bytes, kept_bytes=kept_bytes)
     memory = moved / ceilings.bandwidth
     return Floor(1000 * max(products, memory), "products" if products >= memory else "memory")
 
 
-def bytes_moved(work: Work, precision: str, *, frames: int = 1, element_bytes: int | None = None) -> float:
+def bytes_moved(
+    work: Work,
+    precision: str,
+    *,
+    frames: int = 1,
+    element_bytes: int | None = None,
+    kept_bytes: int | None = None,
+) -> float:
     """For each frame or run: its share of the weights, and what goes in and out.
 
-    element_bytes: of a number at the graph's boundary; None: four around float32, otherwise two.
+    Args:
+        element_bytes: of a number at the graph's boundary; None: four around float32, otherwise two.
+        kept_bytes: of a number among keys and values; None: as the rest of the boundary.
     """
-    carried = element_bytes or (4 if precision == "fp32" else 2)
-    return work.weights * WEIGHT_BYTES[precision] / frames + work.carried * carried
+    element = element_bytes or (4 if precision == "fp32" else 2)
+    carried = (work.carried - work.kept) * element + work.kept * (kept_bytes or element)
+    return work.weights * WEIGHT_BYTES[precision] / frames + carried
 
 
 def multiplied_in(precision: str, *, is_cpu: bool) -> tuple[str, str]:

@@ -29,12 +29,14 @@ class Work:
         mixed: multiply-adds between activations (attention).
         weights: numbers that are read once a run, however many frames it has.
         carried: numbers that go in and out, a frame or a run; what stays inside may stay in caches.
+        kept: of these, keys and values, which a bundle may hold in a smaller type than the rest.
     """
 
     weighted: int
     mixed: int
     weights: int
     carried: int
+    kept: int = 0
 
     @property
     def operations(self) -> int:
@@ -120,6 +122,7 @@ def prefill_work(language: LanguageConfig, tokens: int) -> Work:
         mixed=2 * pairs * language.heads * language.head_dim * language.layers,
         weights=layers + head,
         carried=tokens * (language.hidden + cache_numbers(language)),
+        kept=tokens * cache_numbers(language),
     )
 
 
@@ -131,6 +134,7 @@ def decode_work(language: LanguageConfig, tokens: int) -> Work:
         mixed=2 * (tokens + 1) * language.heads * language.head_dim * language.layers,
         weights=layers + head,
         carried=language.hidden + (tokens + 1) * cache_numbers(language),
+        kept=(tokens + 1) * cache_numbers(language),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from llamavid.ceilings import PUBLISHED, Ceilings, bytes_moved, floor
 from llamavid.config import ModelConfig
+from llamavid.contract import GraphContract
 from llamavid.runtime.profile.document import FrameFigures, LanguageFigures, Projection, Reached, Roofline
 from llamavid.runtime.profile.stages import Origin
 from llamavid.work import GRAPH_OF, MODULES, Work, decode_work, frame_work, prefill_work
@@ -69,18 +70,25 @@ def _reached(
     batch: int,
 ) -> Reached:
     precision = origin.precisions[stage]
-    element = origin.contracts[stage].inputs[0].dtype.numpy.itemsize
-    least = floor(work, precision, ceilings, frames=batch, element_bytes=element)
+    sizes = _sizes(origin.contracts[stage])
+    least = floor(work, precision, ceilings, frames=batch, **sizes)
     return Reached(
         module,
         batch,
         precision,
         float(work.operations),
-        bytes_moved(work, precision, frames=batch, element_bytes=element),
+        bytes_moved(work, precision, frames=batch, **sizes),
         measured,
         least.milliseconds if least else None,
         least.bound if least else "",
     )
+
+
+def _sizes(contract: GraphContract) -> dict[str, int]:
+    """Bytes of a number at the boundary, and among the keys and values if there are any."""
+    caches = [spec.dtype.numpy.itemsize for spec in contract.inputs if spec.name.startswith("past.")]
+    kept = {"kept_bytes": caches[0]} if caches else {}
+    return {"element_bytes": contract.inputs[0].dtype.numpy.itemsize, **kept}
 
 
 def _projected(

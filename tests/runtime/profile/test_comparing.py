@@ -34,7 +34,7 @@ from llamavid.runtime.profile.figures import Figure
 from llamavid.runtime.profile.profile import wide_spreads
 from llamavid.runtime.profile.roofline import roofline
 from llamavid.runtime.profile.stages import Origin
-from llamavid.work import MODULES
+from llamavid.work import MODULES, cache_numbers
 from tests.test_work import RELEASED
 
 ALIKE = {
@@ -163,6 +163,21 @@ def test_decoding_a_token_is_bound_by_memory() -> None:
     (decode,) = [each for each in made().roofline.reached if each.module == "decode"]
     assert decode.bound == "memory"
     assert decode.floor == pytest.approx(2 * 6.6e9 / 2e10 * 1000, rel=0.05)
+
+
+def test_keys_and_values_are_counted_in_the_type_that_they_are_kept_in() -> None:
+    """After an hour of video the cache is more than int4 weights are."""
+    profile = made()
+    language = replace(profile.language, prompt_tokens=7200)
+
+    def bytes_of_a_token(cache: DType) -> float:
+        contract = language_contract(RELEASED.language, DType.FLOAT32, cache=cache)
+        origin = replace(ORIGIN, contracts={**CONTRACTS, "llm": contract})
+        roof = roofline(RELEASED, 16, profile.frames, language, origin, CEILINGS)
+        return next(each.bytes for each in roof.reached if each.module == "decode")
+
+    kept = cache_numbers(RELEASED.language) * (7200 + 32 + 1)
+    assert bytes_of_a_token(DType.FLOAT32) - bytes_of_a_token(DType.INT8) == pytest.approx(3 * kept)
 
 
 def test_a_projection_is_at_least_the_floor_and_no_faster_at_the_share_reached_here() -> None:
