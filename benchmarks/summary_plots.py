@@ -17,7 +17,7 @@ from llamavid.replacing import replacing
 Groups = Mapping[str, Mapping[str, Line]]
 
 _OURS, _THEIRS, _INK, _PALE = "#D55E00", "#9DB4C0", "#333333", "#BBBBBB"
-_NOT_OURS = ("PyTorch", "torch.compile", "OpenVINO", "llama.cpp", "ONNX Runtime")
+_NOT_OURS = ("published", "PyTorch", "torch.compile", "OpenVINO", "llama.cpp", "ONNX Runtime")
 _COLUMNS = 2
 # One color a stage, told apart by people who do not see red and green alike (Okabe and Ito).
 _STAGES = {
