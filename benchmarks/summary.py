@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.musts import Must, musts
 from benchmarks.recorded import Result, read_results
 from benchmarks.report import RESULTS, Line
-from benchmarks.summary_plots import draw_second_question, draw_sides
+from benchmarks.summary_plots import STAGE, draw_second_question, draw_sides
 from llamavid.replacing import replacing
 
 # What `make bench` runs, in its order; a test holds both together.
@@ -58,7 +58,7 @@ def page(results: Mapping[str, Result]) -> str:
         _section("What must hold", _musts(musts(results), results)),
         "That the rewrites change nothing is held by tests: `pytest tests/export/test_rewrites.py`.",
         _section("Beside what a user would pick instead", _sides(results)),
-        _section("A second question, stage by stage", _lines(results.get("second_question"), SECOND_PICTURE)),
+        _section("A second question, stage by stage", _second(results.get("second_question"))),
         _section("The embedded model, end to end", _lines(results.get("tiny_end_to_end"))),
         _section("Not measured", _bullets(_missing(results))),
         _section("All results", _index(results)),
@@ -98,12 +98,16 @@ def _group(what: str, sides: Mapping[str, Line]) -> str:
     return _table((what, "", ""), rows)
 
 
-def _lines(result: Result | None, picture: str = "") -> str:
+def _second(result: Result | None) -> str:
+    has_picture = result is not None and any(result.matching(STAGE))
+    return (f"![stages]({SECOND_PICTURE})\n\n" if has_picture else "") + _lines(result)
+
+
+def _lines(result: Result | None) -> str:
     if result is None:
         return ""
     rows = ((line.what, line.figure, line.note) for line in result.lines)
-    shown = f"![stages]({picture})\n\n" if picture else ""
-    return f"`{result.command}`\n\n{shown}{_table(('what', 'figure', ''), rows)}"
+    return f"`{result.command}`\n\n{_table(('what', 'figure', ''), rows)}"
 
 
 def _missing(results: Mapping[str, Result]) -> Iterator[str]:

@@ -19,6 +19,7 @@ Groups = Mapping[str, Mapping[str, Line]]
 _OURS, _THEIRS, _INK, _PALE = "#D55E00", "#9DB4C0", "#333333", "#BBBBBB"
 _NOT_OURS = ("published", "PyTorch", "torch.compile", "OpenVINO", "llama.cpp", "ONNX Runtime")
 _COLUMNS = 2
+STAGE = r".*, (?:anew|second): \w+"  # lines of `second_question`
 # One color a stage, told apart by people who do not see red and green alike (Okabe and Ito).
 _STAGES = {
     "decode_video": "#999999",
@@ -68,7 +69,7 @@ def _draw_panel(axis: Any, what: str, sides: Mapping[str, Line]) -> None:
 def draw_second_question(result: Result, file: Path) -> None:
     """For each model two bars: asking anew, and the second question. Writes a PNG."""
     bars: dict[str, dict[str, float]] = {}
-    for line in result.matching(r".*, (?:anew|second): \w+"):
+    for line in result.matching(STAGE):
         bar, _, stage = line.what.rpartition(": ")
         bars.setdefault(bar, {})[stage] = line.value or 0.0
     models = list(dict.fromkeys(bar.rpartition(", ")[0] for bar in bars))
