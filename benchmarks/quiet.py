@@ -33,10 +33,12 @@ class QuietRounds:
         self._patience = patience_s
         self._calls = self._again = self._loud = 0
 
-    def in_turn(self, sides: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-        """Milliseconds of each side, A B A B ..., after one unmeasured round."""
+    def in_turn(
+        self, sides: dict[str, Callable[[], Any]], rounds: int, *, warm_up: bool = True
+    ) -> dict[str, list[float]]:
+        """Milliseconds of each side, A B A B ..., after one unmeasured round, unless that is not wanted."""
         spent: dict[str, list[float]] = {name: [] for name in sides}
-        for run in sides.values():
+        for run in sides.values() if warm_up else ():
             run()
         for _ in range(rounds):
             for name, run in sides.items():
