@@ -158,7 +158,13 @@ def _exported(opened: Checkpoint, folder: Path, kind: Kind) -> Bundle:
             material = sample_material(CLIPS, opened.config.preprocessing)
             calibrate(opened, material, calibrated, kind.calibration)
             scales = calibrated / SCALES
-        options = ExportOptions(precision=kind.precision, llm_precision=kind.llm_precision, scales=scales)
+        calibrated_int4 = scales and "int4" in (kind.precision, kind.llm_precision)
+        options = ExportOptions(
+            precision=kind.precision,
+            llm_precision=kind.llm_precision,
+            int4_block=OURS.int4_block if calibrated_int4 else 32,
+            scales=scales,
+        )
         export_bundle(opened, folder, runner=RUNNER, options=options)
         if kind.emulated:
             _emulate(opened, folder, kind.emulated)

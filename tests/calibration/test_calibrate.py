@@ -89,7 +89,7 @@ def test_export_takes_the_scales(
         checkpoint,
         tmp_path / "bundle",
         runner=RUNNER,
-        options=ExportOptions(precision="int8", llm_precision="int4", scales=folder / "scales.json"),
+        options=ExportOptions("int8", llm_precision="int4", int4_block=128, scales=folder / "scales.json"),
     )
     assert (tmp_path / "bundle" / "scales.json").read_bytes() == (folder / "scales.json").read_bytes()
 
@@ -102,7 +102,7 @@ def test_export_takes_the_ranges_of_keys_and_values(
     for name, largest in (found.cache | found.migrated_cache).items():
         assert largest == max(found.keys[name], found.values[name])
     scales = folder / "scales.json"
-    options = ExportOptions(llm_precision="int4", kv_cache="int8", scales=scales)
+    options = ExportOptions(llm_precision="int4", int4_block=128, kv_cache="int8", scales=scales)
     export_bundle(checkpoint, tmp_path / "bundle", runner=RUNNER, options=options)
     bundle = open_bundle(tmp_path / "bundle")
     assert bundle.manifest.graphs["llm"].contract.spec("past.0.value").dtype is DType.INT8
@@ -117,7 +117,8 @@ def test_raw_bert_with_grouped_keys_and_one_projection_is_calibrated_and_exporte
     checkpoint = small_checkpoint(tmp_path / "release", **other)
     first = small_material().clips[0]
     calibrate(checkpoint, Material((first,)), tmp_path / "c", OPTIONS)
-    options = ExportOptions(precision="int8", llm_precision="int4", scales=tmp_path / "c" / "scales.json")
+    scales = tmp_path / "c" / "scales.json"
+    options = ExportOptions("int8", llm_precision="int4", int4_block=128, scales=scales)
     manifest = export_bundle(checkpoint, tmp_path / "bundle", runner=RUNNER, options=options)
     assert all(row.passed for row in manifest.parity)
 
