@@ -717,6 +717,16 @@ def test_export_gives_the_table_of_errors_as_json(llamavid: Command, tmp_path: P
     assert all(row["norm_error"] <= row["tolerance"] for row in rows)
 
 
+def test_a_bundle_with_half_the_cache_gives_the_same_answer(
+    llamavid: Command, tmp_path: Path, bundle: Path, clip: Path
+) -> None:
+    narrow = tmp_path / "narrow"
+    assert llamavid("export", SHORT / "checkpoint", "-o", narrow, "--kv-cache", "fp16").code == 0
+    question = (clip, "What happens?", "--max-new-tokens", "6", "--json")
+    answers = [llamavid("ask", one, *question).document()["answer"] for one in (bundle, narrow)]
+    assert answers[0] == answers[1]
+
+
 def test_export_refuses_to_replace_a_bundle_unless_told_to(llamavid: Command, bundle: Path) -> None:
     before = (bundle / MANIFEST).read_bytes()
     assert "--replace" in llamavid("export", SHORT / "checkpoint", "-o", bundle).error(1)
@@ -756,7 +766,10 @@ def test_weights_that_float16_cannot_hold_fail_the_export_in_float16_only(
 
 @pytest.mark.parametrize(
     "options",
-    ["--precision int8", "--llm-precision fp8", "--int4-block 48", "--int4-block 64", "--template x"],
+    [
+        *("--precision int8", "--llm-precision fp8", "--int4-block 48", "--int4-block 64", "--template x"),
+        *("--kv-cache int4", "--kv-cache int8"),
+    ],
 )
 def test_an_export_that_does_not_exist_is_refused(llamavid: Command, tmp_path: Path, options: str) -> None:
     command = ("export", SHORT / "checkpoint", "-o", tmp_path / "bundle", *options.split())
