@@ -1,151 +1,125 @@
-"""What each exact rewrite saves: the context graph plain and rewritten, and the published computation.
+"""The text-related part against the published computation, and what each exact rewrite saves.
 
 python -m benchmarks.rewrites [ROUNDS]
 
 Q-Former and EVA-g at their real widths, a language model of 7B's width, random weights, a question of 16
-tokens. Per frame and question, at batch 32 and batch 1; both sides in turn, and the median of ratios.
-The published computation is PyTorch eager float32, which asks every frame the whole question. Writes
+tokens; context tokens of 32 frames and of one, per frame and question. All sides of a table run in turn. The
+published computation is PyTorch eager float32, which asks every frame the whole question; the fastest of its
+forms is what the others are divided by. Ours runs 8 frames at a time, as `llamavid ask` does. Each rewrite
+is measured twice: alone, against the plain graph, and left out, against all that the precision takes. Writes
 `results/rewrites.{md,json}`. Needs 1 GB of disk and 5 GB of memory.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import onnxruntime as ort
-import torch
-
-from benchmarks.report import Line, in_turn, publish, ratio
-from llamavid.calibrated import GraphCalibration
-from llamavid.contract import DType, context_contract, vision_contract
-from llamavid.export.builder import GraphBuilder
-from llamavid.export.frame_types import GRAPH_PREFIX, reader
-from llamavid.export.graphs import write_context, write_vision
-from llamavid.export.layers import Layers
+from benchmarks.published import both_ways
+from benchmarks.quiet import QuietRounds
+from benchmarks.report import Line, publish, ratio, skipped
+from benchmarks.text_related import Array, Material, Run
 from llamavid.export.precision import FP32, INT8, Precision
-from llamavid.export.rewrites import NONE, PAYING, Rewrite, Rewrites, applicable
-from llamavid.model.checkpoint import Checkpoint, open_checkpoint
+from llamavid.export.rewrites import NONE, PAYING, Rewrite, applicable
+from llamavid.model.checkpoint import open_checkpoint
 from llamavid.model.random_checkpoint import write_random_checkpoint
 from llamavid.model.random_weights import SIZES
-from llamavid.model.streamed import token_networks
-from llamavid.runtime.executors import open_session
-from llamavid.scales import GraphScales, Step
+from llamavid.parity import relative_errors
+from llamavid.runtime.encoder import CONTEXT_BATCH
 
 BATCHES = (32, 1)  # frames
-WORDS = 16  # of a question
-ENCODED = 2  # frames a run of the encoder's one block
 TIMES_PUBLISHED = 4.0  # what must hold at the larger batch
+PATIENCE_SECONDS = 150
+EVERY = "every rewrite that pays"
 # The 7B release, but for what the text-related part does not need.
-SIZE = dataclasses.replace(
-    SIZES["7b"], vision_depth=1, layers=1, vocab=512, text_vocab=512, shard_bytes=1 << 40
-)
-
-Array = np.ndarray[Any, Any]
-Run = Callable[[], object]
+SIZE = replace(SIZES["7b"], vision_depth=1, layers=1, vocab=512, text_vocab=512, shard_bytes=1 << 40)
 
 
 def main(rounds: int) -> None:
+    quiet = QuietRounds(PATIENCE_SECONDS)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_random_checkpoint(folder, SIZE, seed=7)
-        checkpoint = open_checkpoint(folder / "checkpoint")
-        lines = [line for batch in BATCHES for line in _context_lines(checkpoint, folder, batch, rounds)]
-        lines.append(_encoder_line(checkpoint, folder, rounds))
-    publish("rewrites", "The exact rewrites, each against the plain graph", _COMMAND, lines)
+        material = Material(open_checkpoint(folder / "checkpoint"), folder, frames=max(BATCHES))
+        lines = [line for frames in BATCHES for line in _against_published(material, frames, rounds, quiet)]
+        for precision in (FP32, INT8):
+            lines += _each(material, precision, rounds, quiet)
+    if not find_spec("openvino"):
+        lines.append(skipped("OpenVINO", "openvino"))
+    publish("rewrites", "The text-related part, and its exact rewrites", _COMMAND, [*lines, quiet.line])
 
 
 _COMMAND = "python -m benchmarks.rewrites"
 
 
-def _context_lines(checkpoint: Checkpoint, folder: Path, batch: int, rounds: int) -> Iterator[Line]:
-    width, rows = checkpoint.config.vision.width, 1 + checkpoint.config.vision.patches
-    features = np.random.default_rng(0).normal(size=(batch, rows, width)).astype(np.float32)
-    ids = np.arange(100, 100 + WORDS)[None]
-    inputs = {"features": features, "question_ids": ids}
-    plain = _running(_session(checkpoint, folder, "context", FP32, NONE), inputs)
-    published = _published(checkpoint, features, ids)
-    for name, precision, rewrites in (
-        ("the plain graph", FP32, NONE),
-        ("every rewrite that pays", FP32, PAYING),
-        ("int8, the rewrites that it takes", INT8, PAYING),
+def _against_published(material: Material, frames: int, rounds: int, quiet: QuietRounds) -> Iterator[Line]:
+    """A line a side: how many times as fast as the published computation, time a frame, and error."""
+    sides = dict(_sides(material, frames))
+    exact = sides[next(iter(sides))]()
+    errors = {name: relative_errors(exact, run())[1] for name, run in sides.items() if name != _KEPT}
+    spent = quiet.in_turn(sides, rounds if frames > 1 else 4 * rounds)
+    published = [name for name in sides if name.startswith("published")]
+    fastest = min(published, key=lambda name: statistics.median(spent[name]))
+    for name, times in spent.items():
+        note = f"{statistics.median(times) / frames:.1f} ms a frame"
+        note += f"; relative error {errors[name]:.1e}" if name in errors else ""
+        note += f"; must be {TIMES_PUBLISHED:g}" if name == _JUDGED and frames > 1 else ""
+        yield Line(f"{frames} frames: {name}", ratio(spent[fastest], times), "x", note)
+
+
+_JUDGED = f"int8, {EVERY}"
+_KEPT = "int8, and the image's keys and values kept from an earlier question"
+
+
+def _sides(material: Material, frames: int) -> Iterator[tuple[str, Run]]:
+    together = min(frames, CONTEXT_BATCH)
+    yield from both_ways(material.published(frames)).items()
+    for what, precision, rewrites in (
+        ("the plain graph, float32", FP32, NONE),
+        (f"float32, {EVERY}", FP32, PAYING),
+        (_JUDGED, INT8, PAYING),
     ):
-        side = (
-            plain
-            if rewrites is NONE
-            else _running(_session(checkpoint, folder, "context", precision, rewrites), inputs)
+        yield what, material.graph(precision, rewrites, frames=frames, together=together)
+    if together < frames:
+        yield (
+            f"{_JUDGED}, {frames} frames a run",
+            material.graph(INT8, PAYING, frames=frames, together=frames),
         )
-        spent = in_turn({"published": published, "this": side}, rounds)
-        ms = statistics.median(spent["this"]) / batch
-        found = ratio(spent["published"], spent["this"])
-        note = (
-            f"{ms:.1f} ms a frame; must be {TIMES_PUBLISHED:g}" if rewrites and batch > 1 else f"{ms:.1f} ms"
+    yield _KEPT, material.with_kept_images(PAYING, frames=frames, together=together)
+    if find_spec("openvino"):
+        for precision in (FP32, INT8):
+            run = material.graph(precision, PAYING, frames=frames, together=together, openvino=True)
+            yield f"OpenVINO, our {precision.name} file", run
+
+
+def _each(material: Material, precision: Precision, rounds: int, quiet: QuietRounds) -> Iterator[Line]:
+    """Two lines a rewrite, and one for ONNX Runtime's own attention."""
+    every = applicable(PAYING, precision)
+
+    def written(rewrites: frozenset[Rewrite], *, kernels: bool = True) -> Run:
+        return material.graph(
+            precision, rewrites, frames=CONTEXT_BATCH, together=CONTEXT_BATCH, kernels=kernels
         )
-        yield Line(f"batch {batch}: {name}, times as fast as the published computation", found, "x", note)
-    for rewrite in Rewrite:
-        side = _running(_session(checkpoint, folder, "context", FP32, frozenset({rewrite})), inputs)
-        spent = in_turn({"plain": plain, "this": side}, rounds)
-        found = ratio(spent["plain"], spent["this"])
-        yield Line(f"batch {batch}: {rewrite.value} alone, of the plain graph", found, "x")
+
+    plain, whole = written(NONE), written(every)
+    for rewrite in sorted(every):
+        alone = _faster(quiet, plain, written(frozenset({rewrite})), rounds)
+        yield Line(f"{precision.name}: {rewrite.value} alone, of the plain graph", alone, "x")
+        out = _faster(quiet, written(every - {rewrite}), whole, rounds)
+        yield Line(f"{precision.name}: all, of all but {rewrite.value}", out, "x")
+    kernels = _faster(quiet, written(every, kernels=False), whole, rounds)
+    yield Line(f"{precision.name}: all, of all without ONNX Runtime's own attention", kernels, "x")
 
 
-def _encoder_line(checkpoint: Checkpoint, folder: Path, rounds: int) -> Line:
-    side = checkpoint.config.vision.image_size
-    pixels = np.random.default_rng(0).normal(size=(ENCODED, 3, side, side)).astype(np.float32)
-    plain, rewritten = (
-        _running(_session(checkpoint, folder, "vision", FP32, rewrites), {"pixels": pixels})
-        for rewrites in (NONE, PAYING)
-    )
-    spent = in_turn({"plain": plain, "this": rewritten}, 4 * rounds)
-    found = ratio(spent["plain"], spent["this"])
-    return Line("encoder, one block and the patches: all rewrites, of the plain graph", found, "x")
-
-
-def _session(
-    checkpoint: Checkpoint, folder: Path, graph: str, precision: Precision, rewrites: Rewrites
-) -> ort.InferenceSession:
-    """A graph as it is exported; its files, which ONNX Runtime has mapped, are gone when it is closed."""
-    contract_of, write = _WRITERS[graph]
-    calibration = _any_steps(checkpoint) if precision.eight_bits else None
-    read = reader(checkpoint, GRAPH_PREFIX[graph])
-    rewrites = applicable(rewrites, precision)
-    with tempfile.TemporaryDirectory(dir=folder) as own:
-        contract = contract_of(checkpoint.config, DType.FLOAT32)
-        with GraphBuilder(graph, contract, Path(own)) as g:
-            write(Layers(g, read, precision, calibration=calibration, rewrites=rewrites), checkpoint.config)
-            return open_session(g.save())
-
-
-_WRITERS = {"vision": (vision_contract, write_vision), "context": (context_contract, write_context)}
-
-
-def _any_steps(checkpoint: Checkpoint) -> GraphCalibration:
-    """Time does not depend on their values."""
-    modules = [name.removesuffix(".weight") for name in checkpoint.tensors if name.endswith(".weight")]
-    return GraphCalibration(GraphScales("int8", dict.fromkeys(modules, Step(8.0, 8.0 / 127))), {})
-
-
-def _running(session: ort.InferenceSession, inputs: dict[str, Array]) -> Run:
-    return lambda: session.run(None, inputs)
-
-
-def _published(checkpoint: Checkpoint, features: Array, ids: Array) -> Run:
-    """Each frame with the question: as many questions as frames, so that nothing is shared."""
-    decoder, compressor = token_networks(checkpoint)
-    rows, asked = torch.from_numpy(features), torch.from_numpy(np.repeat(ids, len(features), axis=0))
-
-    @torch.inference_mode()
-    def run() -> object:
-        return compressor.context_tokens(rows, compressor.text_query(decoder(rows, asked)))
-
-    return run
+def _faster(quiet: QuietRounds, slow: Callable[[], Array], fast: Callable[[], Array], rounds: int) -> float:
+    spent = quiet.in_turn({"slow": slow, "fast": fast}, rounds)
+    return ratio(spent["slow"], spent["fast"])
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 8)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 4)

@@ -209,7 +209,7 @@ class GraphBuilder:
         return name
 
     def annotate(self, value: Value, key: str, text: str) -> None:
-        """A remark on the node that gives `value`, the last one written; it changes nothing of what is computed."""
+        """A remark on the node that gives `value`, the last one written; nothing that is computed changes."""
         node = self._nodes[-1]
         assert value.name in node.output, f"{value.name} is not the last that was made"
         node.metadata_props.add(key=key, value=text)

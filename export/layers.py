@@ -269,9 +269,7 @@ class Layers:
         scores = self.g.op("MatMul", of_heads, keys)
         if bias is not None:
             scores = self.add(scores, bias)
-        mixed = self.join_heads(
-            self.g.op("MatMul", self.softmax(scores, dtype), values), heads * head_dim
-        )
+        mixed = self.join_heads(self.g.op("MatMul", self.softmax(scores, dtype), values), heads * head_dim)
         if bias is None and dtype is DType.FLOAT32:
             scale = 1.0 if scaled else head_dim**-0.5
             self.g.annotate(mixed, *remark(Attention(q.name, k.name, v.name, heads, scale)))

@@ -38,7 +38,13 @@ def text_rows(
     layers: Layers, decoder: TextDecoderConfig, features: Value, patches: Value, ids: Value
 ) -> Value:
     """features [n, R, C], patches [n, N, C], ids [1, L] -> rows of the text decoder [n, M or L, H]."""
-    image = image_rows(layers, decoder, features, patches)
+    return asked_rows(layers, decoder, image_rows(layers, decoder, features, patches), features, ids)
+
+
+def asked_rows(
+    layers: Layers, decoder: TextDecoderConfig, image: ImageRows, features: Value, ids: Value
+) -> Value:
+    """The same of image rows that are there already; of the features, only how many frames they are."""
     frames = layers.dim(features, 0)
     words = _embedded(layers, decoder, ids)
     if decoder.kind is TextDecoder.RAW_BERT:

@@ -1,4 +1,4 @@
-"""What an exported graph says about its attentions: which values one is made of, as a remark on its last node.
+"""What an exported graph says about its attentions: which values each is made of, on its last node.
 
     node.metadata_props.add(key, value) for `key, value = remark(Attention("q", "k", "v", 16, 0.1))`
     attention_of(value)

@@ -1,0 +1,123 @@
+"""ONNX Runtime's own attention in an exported graph: what it replaces, and that it computes the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from llamavid.attention_remark import KEY
+from llamavid.bundle import GraphEntry
+from llamavid.errors import BundleError
+from llamavid.export.frame_types import FrameTypes, write_frame_graphs
+from llamavid.export.precision import FP16, FP32
+from llamavid.export.rewrites import NONE, PAYING, Rewrites
+from llamavid.model.checkpoint import open_checkpoint
+from llamavid.model.random_checkpoint import write_random_checkpoint
+from llamavid.model.random_weights import TINY
+from llamavid.protobuf import fields, written
+from llamavid.runtime.attention_kernel import with_attention_kernels
+from llamavid.runtime.executors import open_session
+
+EXACT = 2e-5  # of the norm: float32, summed in another order; 4e-7 was measured
+FRAMES, BLOCKS, LAYERS, CROSSING = 3, 2, 3, 2
+
+Array = np.ndarray[Any, Any]
+Graphs = dict[str, Path]
+
+
+def graphs(
+    folder: Path, *, types: FrameTypes | None = None, rewrites: Rewrites = PAYING, **size: Any
+) -> Graphs:
+    """Vision and context graphs of a random checkpoint."""
+    given = replace(TINY, vision_depth=BLOCKS, text_layers=LAYERS, layers=1, **size)
+    write_random_checkpoint(folder / "release", given, seed=11)
+    (folder / "graphs").mkdir()
+    checkpoint = open_checkpoint(folder / "release" / "checkpoint")
+    entries: dict[str, GraphEntry] = write_frame_graphs(
+        checkpoint, folder / "graphs", types or FrameTypes(FP32, rewrites=rewrites)
+    )
+    return {name: folder / "graphs" / entries[name].file for name in ("vision", "context")}
+
+
+def drawn(session: ort.InferenceSession) -> dict[str, Array]:
+    random = np.random.default_rng(1)
+    dims = {"n": FRAMES, "R": 257}
+    return {
+        spec.name: np.array([[2, 20, 30, 40, 3]])
+        if spec.name == "question_ids"
+        else random.normal(size=[dims.get(dim, dim) for dim in spec.shape]).astype(np.float32)
+        for spec in session.get_inputs()
+    }
+
+
+def kinds(text: bytes) -> list[str]:
+    return [node.op_type for node in onnx.ModelProto.FromString(text).graph.node]
+
+
+@pytest.mark.parametrize("rewrites", [NONE, PAYING], ids=["plain", "rewritten"])
+@pytest.mark.parametrize("graph", ["vision", "context"])
+def test_it_computes_what_the_standard_operators_do(tmp_path: Path, graph: str, rewrites: Rewrites) -> None:
+    file = graphs(tmp_path, rewrites=rewrites)[graph]
+    ours, standard = (open_session(file, kernels=kernels) for kernels in (True, False))
+    inputs = drawn(ours)
+    for found, expected in zip(ours.run(None, inputs), standard.run(None, inputs), strict=True):
+        assert np.linalg.norm(found - expected) <= EXACT * np.linalg.norm(expected)
+
+
+def test_every_attention_is_one_operator_and_nothing_of_it_is_left(tmp_path: Path) -> None:
+    files = graphs(tmp_path)
+    vision, context = (kinds(with_attention_kernels(files[name].read_bytes())) for name in files)
+    assert vision.count("MultiHeadAttention") == BLOCKS
+    assert "Softmax" not in vision
+    # Absorbed cross-attentions and the context attention, of one head, are written otherwise.
+    assert context.count("MultiHeadAttention") == LAYERS
+    assert context.count("Softmax") == CROSSING + 1
+
+
+def test_a_masked_attention_stays_as_it_is(tmp_path: Path) -> None:
+    """Raw BERT's words look back only; what they see of the frame is not masked."""
+    context = graphs(tmp_path, bert_type="raw_bert_layer:2")["context"].read_bytes()
+    found = kinds(with_attention_kernels(context))
+    assert found.count("MultiHeadAttention") == found.count("Softmax") - 1 == 2
+
+
+def test_half_precision_has_no_such_kernel(tmp_path: Path) -> None:
+    text = graphs(tmp_path, types=FrameTypes(FP16))["vision"].read_bytes()
+    assert KEY.encode() not in text
+    assert with_attention_kernels(text) is text
+
+
+def test_the_file_stays_standard_onnx(tmp_path: Path) -> None:
+    """Every other reader meets operators that it knows."""
+    for file in graphs(tmp_path).values():
+        assert {node.domain for node in onnx.load(str(file), load_external_data=False).graph.node} == {""}
+
+
+def test_fields_written_again_are_the_same_bytes(tmp_path: Path) -> None:
+    text = graphs(tmp_path)["vision"].read_bytes()
+    assert written(fields(text)) == text
+
+
+@pytest.mark.parametrize("cut", [1, 40])
+def test_a_cut_file_is_no_bundle(tmp_path: Path, cut: int) -> None:
+    file = graphs(tmp_path)["vision"]
+    file.write_bytes(file.read_bytes()[:-cut])
+    with pytest.raises(BundleError, match="cannot be loaded by ONNX Runtime"):
+        open_session(file)
+
+
+def test_a_remark_that_is_not_ours_is_refused(tmp_path: Path) -> None:
+    file = graphs(tmp_path)["vision"]
+    model = onnx.load(str(file), load_external_data=False)
+    for node in model.graph.node:
+        for entry in node.metadata_props:
+            entry.value = '{"q": "x"}'
+    file.write_bytes(model.SerializeToString())
+    with pytest.raises(BundleError, match="cannot be loaded"):
+        open_session(file)
