@@ -28,6 +28,7 @@ from onnx import TensorProto, helper
 from llamavid.contract import DType, GraphContract, TensorSpec
 from llamavid.export.weights import WeightFile
 from llamavid.formats.eight_bits import EightBits
+from llamavid.remarks import KEY, Remark, written_remark
 
 OPSET = 21  # the first with INT4 and block-wise DequantizeLinear; what TensorRT 10.3 reads
 MICROSOFT = "com.microsoft"
@@ -76,6 +77,7 @@ class GraphBuilder:
         self._nodes: list[onnx.NodeProto] = []
         self._weights: dict[str, onnx.TensorProto] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], Value] = {}
+        self._remarks: dict[str, Remark] = {}  # by value
         self._scope = ""
         self._serial = 0
         self.data = weights or WeightFile(folder / f"{name}.onnx.data")
@@ -208,11 +210,15 @@ class GraphBuilder:
         self._weights[name] = self.data.reference(self.data.store(name, array, onnx_type, shape))
         return name
 
-    def annotate(self, value: Value, key: str, text: str) -> None:
-        """A remark on the node that gives `value`, the last one written; nothing that is computed changes."""
+    def remark(self, value: Value, remark: Remark) -> None:
+        """On the node that gives `value`, the last one written; nothing that is computed changes."""
         node = self._nodes[-1]
         assert value.name in node.output, f"{value.name} is not the last that was made"
-        node.metadata_props.add(key=key, value=text)
+        node.metadata_props.add(key=KEY, value=written_remark(remark))
+        self._remarks[value.name] = remark
+
+    def remark_on(self, value: Value) -> Remark | None:
+        return self._remarks.get(value.name)
 
     def mark(self, value: Value, name: str) -> Value:
         """Gives an inner value a name of its own, so that a test or a bisection can ask for it."""

@@ -7,13 +7,12 @@ Matrix products run in `precision.compute`, normalizations and softmax in
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from llamavid.attention_remark import Attention, remark
 from llamavid.calibrated import GraphCalibration
 from llamavid.contract import DType
 from llamavid.errors import ScalesError
@@ -23,6 +22,7 @@ from llamavid.export.rewrites import NONE, Rewrites
 from llamavid.export.type_plan import CAREFUL, TypePlan
 from llamavid.formats.eight_bits import EightBits, quantize_columns, representable
 from llamavid.formats.int4 import missing_rows, packed_int4, quantize_int4
+from llamavid.remarks import Attention, Int8Product
 
 Array = npt.NDArray[np.float32]
 
@@ -56,7 +56,11 @@ class Layers:
 
     def add_bias(self, y: Value, name: str, bias: Array) -> Value:
         """In y's type, which the plan may have widened."""
-        return self.g.op("Add", y, self.g.weight(name, stored_as(bias, y.dtype)))
+        added = self.g.weight(name, stored_as(bias, y.dtype))
+        summed, remark = self.g.op("Add", y, added), self.g.remark_on(y)
+        if isinstance(remark, Int8Product):
+            self.g.remark(summed, replace(remark, bias=added.name))
+        return summed
 
     def matmul(self, x: Value, name: str, matrix: Array, *, like: str | None = None) -> Value:
         """x [..., K] times a weight [K, N], in the graph's format for weights; `name` ends in `.weight`.
@@ -72,8 +76,9 @@ class Layers:
             self.g.data.lengthened[name] = zeros
             return self.g.op("MatMul", x, self._int4(name, module, matrix, dtype, zeros))
         if precision.eight_bits and not self._kept(module):
-            x = self._rounded(x, module, precision.eight_bits)
-            return self.g.op("MatMul", x, self._eight_bits(name, matrix, precision.eight_bits, dtype))
+            return self._rounded_product(
+                x, module, *self._eight_bits(name, matrix, precision.eight_bits, dtype)
+            )
         weight = self.g.weight(name, stored_as(matrix, precision.stored or dtype))
         return self.g.op("MatMul", x, self.g.cast(weight, dtype))
 
@@ -108,20 +113,27 @@ class Layers:
         levels = self.g.int4_weight(name, packed_int4(quantized.levels), matrix.shape, scale)
         return self.g.op("DequantizeLinear", levels, scale, axis=0, block_size=block)
 
-    def _eight_bits(self, name: str, matrix: Array, format: EightBits, dtype: DType) -> Value:
+    def _eight_bits(self, name: str, matrix: Array, format: EightBits, dtype: DType) -> tuple[Value, Value]:
+        """Levels of a weight [K, N], and its columns' scales."""
         levels, scales = quantize_columns(matrix, format, self.precision.scales or dtype)
         scale = self.g.weight(f"{name}.scale", stored_as(scales, dtype))
-        stored = self.g.eight_bit_weight(name, levels, format, scale)
-        return self.g.op("DequantizeLinear", stored, scale, axis=1, dtype=dtype)
+        return self.g.eight_bit_weight(name, levels, format, scale), scale
 
-    def _rounded(self, x: Value, module: str, format: EightBits) -> Value:
-        """x as its nearest levels, typed as x: QuantizeLinear, then DequantizeLinear."""
+    def _rounded_product(self, x: Value, module: str, levels: Value, scales: Value) -> Value:
+        """x as its nearest levels times a weight's: both go through DequantizeLinear, typed as x."""
+        format = self.precision.eight_bits
         assert self.calibration is not None
+        assert format is not None
         step = self.calibration.scales.steps[module]
         scale = self.g.constant(representable(step.scale, x.dtype), x.dtype)
         zero = self.g.zero_point(format, scale)
-        levels = self.g.op("QuantizeLinear", x, scale, zero)
-        return self.g.op("DequantizeLinear", levels, scale, zero, dtype=x.dtype)
+        rounded = self.g.op("QuantizeLinear", x, scale, zero)
+        rounded = self.g.op("DequantizeLinear", rounded, scale, zero, dtype=x.dtype)
+        weight = self.g.op("DequantizeLinear", levels, scales, axis=1, dtype=x.dtype)
+        y = self.g.op("MatMul", rounded, weight)
+        if format is EightBits.INT8 and x.dtype is DType.FLOAT32:
+            self.g.remark(y, Int8Product(x.name, scale.name, levels.name, scales.name))
+        return y
 
     def _kept(self, module: str) -> bool:
         """Whether it is not rounded. Raises `ScalesError` for an activation whose range nobody knows."""
@@ -142,9 +154,8 @@ class Layers:
         x = self.g.cast(x, dtype)
         if levels := self._stored_int4(name, dtype) if self.precision.int4_block else None:
             return self.g.op("MatMul", self._lengthened(x, self.g.data.lengthened[name]), levels)
-        if levels := self._stored_eight_bits(name, dtype, eight_bits) if eight_bits else None:
-            assert eight_bits
-            return self.g.op("MatMul", self._rounded(x, module, eight_bits), levels)
+        if stored := self._stored_eight_bits(name, dtype, eight_bits) if eight_bits else None:
+            return self._rounded_product(x, module, *stored)
         matrix = self.g.stored(name, dtype)
         return None if matrix is None else self.g.op("MatMul", x, matrix)
 
@@ -155,10 +166,10 @@ class Layers:
         block = self.precision.int4_block
         return self.g.op("DequantizeLinear", levels, scale, axis=0, block_size=block) if levels else None
 
-    def _stored_eight_bits(self, name: str, dtype: DType, format: EightBits) -> Value | None:
+    def _stored_eight_bits(self, name: str, dtype: DType, format: EightBits) -> tuple[Value, Value] | None:
         scale = self.g.stored_as(f"{name}.scale", dtype)
         levels = self.g.stored_eight_bits(name, format, scale) if scale else None
-        return self.g.op("DequantizeLinear", levels, scale, axis=1, dtype=dtype) if levels else None
+        return (levels, scale) if levels and scale else None
 
     def compute(self, name: str) -> Value:
         """The weight of that name, in the type of matrix products."""
@@ -272,7 +283,7 @@ class Layers:
         mixed = self.join_heads(self.g.op("MatMul", self.softmax(scores, dtype), values), heads * head_dim)
         if bias is None and dtype is DType.FLOAT32:
             scale = 1.0 if scaled else head_dim**-0.5
-            self.g.annotate(mixed, *remark(Attention(q.name, k.name, v.name, heads, scale)))
+            self.g.remark(mixed, Attention(q.name, k.name, v.name, heads, scale))
         return mixed
 
     def microsoft(self, kind: str, *inputs: Value | None, outputs: int, **attributes: Any) -> list[Value]:

@@ -9,16 +9,24 @@ Note [Rounded products]
     it by. A rewrite that multiplies matrices ahead of time would round another matrix than the one that was
     calibrated, so int8, fp8 and int4 graphs do without `folded-keys`, `folded-scale` and `absorbed-image`.
     Products of one input are one where their steps are equal, as calibration makes them: every column is
-    rounded alone, so the levels are the same. That matters: ONNX Runtime 1.31 multiplies in int8 only where
-    the DequantizeLinear of an input has one reader. Of three it dequantizes the weights, in every run.
+    rounded alone, so the levels are the same.
+
+Note [One product in int8]
+    By itself ONNX Runtime 1.31 multiplies in int8 only where the DequantizeLinear of an input has one reader;
+    of three it dequantizes the weights, in every run. Where the products are float32 around int8 its kernels
+    are put in by `llamavid.runtime.kernels`, and that no longer matters. What does is the Split of a joined
+    product, a copy of all its columns: 76 MB for the image rows of 8 frames. So `one-product` and
+    `image-once` are not used there: without them a context graph is 1.2 times as fast.
 """
 
 from __future__ import annotations
 
 import enum
 
+from llamavid.contract import DType
 from llamavid.errors import UsageError
 from llamavid.export.precision import Precision
+from llamavid.formats.eight_bits import EightBits
 
 
 class Rewrite(str, enum.Enum):
@@ -41,12 +49,15 @@ Rewrites = frozenset[Rewrite]
 NONE: Rewrites = frozenset()
 PAYING: Rewrites = frozenset(Rewrite)  # `image-once` where `absorbed-image`, which is faster, is not
 _CALIBRATED: Rewrites = PAYING - {Rewrite.FOLDED_KEYS, Rewrite.FOLDED_SCALE, Rewrite.ABSORBED_IMAGE}
+_INT8: Rewrites = _CALIBRATED - {Rewrite.ONE_PRODUCT, Rewrite.IMAGE_ONCE}  # Note [One product in int8]
 
 _SETS = {"all": PAYING, "none": NONE}
 
 
 def applicable(rewrites: Rewrites, precision: Precision) -> Rewrites:
     """Those that a graph of that precision is written with: Note [Rounded products]."""
+    if precision.eight_bits is EightBits.INT8 and precision.compute is DType.FLOAT32:
+        return rewrites & _INT8
     return rewrites & _CALIBRATED if precision.rounds else rewrites
 
 

@@ -19,7 +19,7 @@ import onnxruntime as ort
 
 from llamavid.contract import GraphContract, TensorSpec
 from llamavid.errors import BundleError, DeviceError
-from llamavid.runtime.attention_kernel import with_attention_kernels
+from llamavid.runtime.kernels import with_kernels
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 
@@ -104,7 +104,7 @@ def open_session(
     """An ONNX file, or its bytes, on the CPU. Arguments and errors are those of `OnnxExecutor`.
 
     profile_prefix: where ONNX Runtime's `end_profiling` writes the times of nodes.
-    kernels: whether attentions that are marked run as one operator (`llamavid.runtime.attention_kernel`).
+    kernels: whether what is marked runs as one operator of ONNX Runtime's own (`llamavid.runtime.kernels`).
     """
     options = ort.SessionOptions()
     if profile_prefix is not None:
@@ -129,7 +129,7 @@ def open_session(
 def _given(file: Path | bytes, options: ort.SessionOptions) -> str | bytes:
     """The file's path, or its bytes where kernels were put in, and the folder of its weights told."""
     text = file if isinstance(file, bytes) else file.read_bytes()
-    changed = with_attention_kernels(text)
+    changed = with_kernels(text)
     if isinstance(file, bytes):
         return changed
     if changed is text:

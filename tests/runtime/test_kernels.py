@@ -11,20 +11,23 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from llamavid.attention_remark import KEY
 from llamavid.bundle import GraphEntry
 from llamavid.errors import BundleError
-from llamavid.export.frame_types import FrameTypes, write_frame_graphs
-from llamavid.export.precision import FP16, FP32
+from llamavid.export.frame_types import FrameTypes, frame_types, write_frame_graphs
+from llamavid.export.precision import FP16, FP32, INT8
 from llamavid.export.rewrites import NONE, PAYING, Rewrites
+from llamavid.export.scan import scan_activations
 from llamavid.model.checkpoint import open_checkpoint
 from llamavid.model.random_checkpoint import write_random_checkpoint
 from llamavid.model.random_weights import TINY
 from llamavid.protobuf import fields, written
-from llamavid.runtime.attention_kernel import with_attention_kernels
+from llamavid.remarks import KEY
+from llamavid.runtime import kernels
 from llamavid.runtime.executors import open_session
+from llamavid.runtime.kernels import with_kernels
 
 EXACT = 2e-5  # of the norm: float32, summed in another order; 4e-7 was measured
+ROUNDED = 5e-3  # a last bit may fall on the other side of a level; the format's own error is 2e-2
 FRAMES, BLOCKS, LAYERS, CROSSING = 3, 2, 3, 2
 
 Array = np.ndarray[Any, Any]
@@ -72,7 +75,7 @@ def test_it_computes_what_the_standard_operators_do(tmp_path: Path, graph: str, 
 
 def test_every_attention_is_one_operator_and_nothing_of_it_is_left(tmp_path: Path) -> None:
     files = graphs(tmp_path)
-    vision, context = (kinds(with_attention_kernels(files[name].read_bytes())) for name in files)
+    vision, context = (kinds(with_kernels(files[name].read_bytes())) for name in files)
     assert vision.count("MultiHeadAttention") == BLOCKS
     assert "Softmax" not in vision
     # Absorbed cross-attentions and the context attention, of one head, are written otherwise.
@@ -83,14 +86,14 @@ def test_every_attention_is_one_operator_and_nothing_of_it_is_left(tmp_path: Pat
 def test_a_masked_attention_stays_as_it_is(tmp_path: Path) -> None:
     """Raw BERT's words look back only; what they see of the frame is not masked."""
     context = graphs(tmp_path, bert_type="raw_bert_layer:2")["context"].read_bytes()
-    found = kinds(with_attention_kernels(context))
+    found = kinds(with_kernels(context))
     assert found.count("MultiHeadAttention") == found.count("Softmax") - 1 == 2
 
 
 def test_half_precision_has_no_such_kernel(tmp_path: Path) -> None:
     text = graphs(tmp_path, types=FrameTypes(FP16))["vision"].read_bytes()
     assert KEY.encode() not in text
-    assert with_attention_kernels(text) is text
+    assert with_kernels(text) is text
 
 
 def test_the_file_stays_standard_onnx(tmp_path: Path) -> None:
@@ -121,3 +124,38 @@ def test_a_remark_that_is_not_ours_is_refused(tmp_path: Path) -> None:
     file.write_bytes(model.SerializeToString())
     with pytest.raises(BundleError, match="cannot be loaded"):
         open_session(file)
+
+
+@pytest.fixture(scope="module")
+def in_int8(tmp_path_factory: pytest.TempPathFactory) -> Graphs:
+    """Of one scan of random frames."""
+    folder = tmp_path_factory.mktemp("int8")
+    size = replace(TINY, vision_depth=BLOCKS, text_layers=LAYERS, layers=1)
+    write_random_checkpoint(folder / "release", size, seed=11)
+    checkpoint = open_checkpoint(folder / "release" / "checkpoint")
+    side = checkpoint.config.vision.image_size
+    pixels = np.random.default_rng(0).standard_normal((2, 3, side, side), np.float32)
+    types = frame_types(checkpoint, INT8, scales=None, seen=scan_activations(checkpoint, pixels))
+    (folder / "graphs").mkdir()
+    entries = write_frame_graphs(checkpoint, folder / "graphs", types)
+    return {name: folder / "graphs" / entries[name].file for name in ("vision", "content", "context")}
+
+
+@pytest.mark.parametrize("graph", ["vision", "content", "context"])
+def test_int8_products_and_their_biases_are_one_operator(in_int8: Graphs, graph: str) -> None:
+    found = kinds(with_kernels(in_int8[graph].read_bytes()))
+    assert found.count("MatMulIntegerToFloat") == found.count("QuantizeLinear") > 0
+    assert "DequantizeLinear" not in found
+
+
+@pytest.mark.parametrize("levels", [kernels._UINT8, kernels._INT8], ids=["unsigned", "signed"])
+@pytest.mark.parametrize("graph", ["vision", "content", "context"])
+def test_int8_levels_are_the_same_with_either_sign(
+    in_int8: Graphs, graph: str, levels: tuple[int, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other machines' zero point runs here too, but slowly."""
+    monkeypatch.setattr(kernels, "_LEVELS", levels)
+    ours, standard = (open_session(in_int8[graph], kernels=own) for own in (True, False))
+    inputs = drawn(ours)
+    for found, expected in zip(ours.run(None, inputs), standard.run(None, inputs), strict=True):
+        assert np.linalg.norm(found - expected) <= ROUNDED * np.linalg.norm(expected)
