@@ -105,7 +105,8 @@ class Material:
         names = [f"text_decoder.layers.{index}.cross_attention" for index in crossing]
         modules = [f"{name}.{role}" for name in names for role in ("key", "value")]
         plain = context_contract(config, DType.FLOAT32)
-        kept = tuple(TensorSpec(module, DType.FLOAT32, ("n", rows, decoder.width)) for module in modules)
+        shape = ("n", str(rows), str(decoder.width))
+        kept = tuple(TensorSpec(module, DType.FLOAT32, shape) for module in modules)
         contract = GraphContract((*plain.inputs, *kept), plain.outputs)
         own = tempfile.TemporaryDirectory(dir=self._folder)
         with own, GraphBuilder("context", contract, Path(own.name)) as g:
