@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from benchmarks.openvino_peer import compiled, has_bfloat16
-from benchmarks.published import both_ways
+from benchmarks.published import both_ways, eager, encoder
 from benchmarks.quiet import QuietRounds
 from benchmarks.report import Line, publish, ratio, skipped
 from llamavid.export.frame_types import frame_types, write_frame_graphs
@@ -31,7 +31,6 @@ from llamavid.export.scan import scan_activations
 from llamavid.model.checkpoint import Checkpoint, open_checkpoint
 from llamavid.model.random_checkpoint import write_random_checkpoint
 from llamavid.model.random_weights import SIZES
-from llamavid.model.vision import VisionEncoder
 from llamavid.parity import relative_errors
 from llamavid.runtime.executors import open_session
 
@@ -98,7 +97,7 @@ def _sides(folder: Path, pixels: Array) -> Iterator[tuple[str, Encode]]:
     for name, file in files.items():
         yield name, _onnxruntime(file)
     yield UNMERGED, _onnxruntime(files[INT8_SIDE], kernels=False)
-    yield from _pytorch(checkpoint)
+    yield from both_ways(eager(encoder(checkpoint))).items()
     if find_spec("openvino"):
         for name, file in files.items():
             yield f"OpenVINO, our {name} file", _openvino(file)
@@ -123,18 +122,6 @@ def _files(checkpoint: Checkpoint, folder: Path, pixels: Array) -> Iterator[tupl
         types = frame_types(checkpoint, precision, scales=None, seen=seen if precision is INT8 else None)
         entry = write_frame_graphs(checkpoint, folder / name, types)["vision"]
         yield name, folder / name / entry.file
-
-
-def _pytorch(checkpoint: Checkpoint) -> Iterator[tuple[str, Encode]]:
-    with torch.device("meta"):
-        encoder = VisionEncoder(checkpoint.config.vision)
-    checkpoint.fill("vision", encoder, dtype=torch.float32, device="cpu")
-
-    @torch.inference_mode()
-    def encode(pixels: Array) -> Array:
-        return encoder(torch.from_numpy(pixels)).numpy()
-
-    yield from both_ways(encode).items()
 
 
 if __name__ == "__main__":

@@ -12,9 +12,7 @@ import numpy as np
 Tensors = Mapping[str, np.ndarray]
 
 
-def compiled(
-    file: Path, *, threads: int | None = None, precision: str = "f32"
-) -> Callable[[Tensors], Any]:
+def compiled(file: Path, *, threads: int | None = None, precision: str = "f32") -> Callable[[Tensors], Any]:
     """The graph on the CPU, on as many threads as cores; inputs by name -> what indexes outputs by name.
 
     It takes int8 Q/DQ and int4 DequantizeLinear into its products, and multiplies in no less than float32

@@ -20,7 +20,6 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks.published import both_ways
 from benchmarks.quiet import QuietRounds
 from benchmarks.report import Line, publish, ratio, skipped
 from benchmarks.text_related import Array, Material, Run
@@ -78,7 +77,7 @@ _KEPT = "int8, and the image's keys and values kept from an earlier question"
 
 def _sides(material: Material, frames: int) -> Iterator[tuple[str, Run]]:
     together = min(frames, CONTEXT_BATCH)
-    yield from both_ways(material.published(frames)).items()
+    yield from material.published(frames).items()
     for what, precision, rewrites in (
         ("the plain graph, float32", FP32, NONE),
         (f"float32, {EVERY}", FP32, PAYING),

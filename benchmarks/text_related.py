@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks.openvino_peer import compiled
+from benchmarks.published import both_ways, eager, text_related
 from llamavid.calibrated import GraphCalibration
 from llamavid.contract import DType, GraphContract, TensorSpec, context_contract
 from llamavid.export.builder import GraphBuilder
@@ -33,7 +34,7 @@ from llamavid.export.rewrites import Rewrites, applicable
 from llamavid.export.scan import scan_activations
 from llamavid.export.text_decoder import asked_rows
 from llamavid.model.checkpoint import Checkpoint
-from llamavid.model.streamed import streamed_features, token_networks
+from llamavid.model.streamed import streamed_features
 from llamavid.runtime.executors import open_session
 
 Array = np.ndarray[Any, Any]
@@ -54,17 +55,10 @@ class Material:
         self.features = streamed_features(checkpoint, torch.from_numpy(self.pixels)).numpy()
         self.ids = np.arange(100, 100 + words)[None]
 
-    def published(self, frames: int) -> Run:
-        """Each frame with the question: as many questions as frames, so that nothing is shared."""
-        decoder, compressor = token_networks(self._checkpoint)
-        rows = torch.from_numpy(self.features[:frames])
-        asked = torch.from_numpy(np.repeat(self.ids, frames, axis=0))
-
-        @torch.inference_mode()
-        def run() -> Array:
-            return compressor.context_tokens(rows, compressor.text_query(decoder(rows, asked))).numpy()
-
-        return run
+    def published(self, frames: int) -> dict[str, Run]:
+        """By how its attentions multiply."""
+        sides = both_ways(eager(text_related(self._checkpoint, self.ids)))
+        return {name: partial(side, self.features[:frames]) for name, side in sides.items()}
 
     def graph(
         self,
