@@ -97,7 +97,7 @@ def _sides(material: Material, frames: int) -> Iterator[tuple[str, Run]]:
 
 
 def _each(material: Material, precision: Precision, rounds: int, quiet: QuietRounds) -> Iterator[Line]:
-    """Two lines a rewrite, and one for ONNX Runtime's own attention."""
+    """Two lines a rewrite, and one for ONNX Runtime's own operators."""
     every = applicable(PAYING, precision)
 
     def written(rewrites: frozenset[Rewrite], *, kernels: bool = True) -> Run:
@@ -112,7 +112,7 @@ def _each(material: Material, precision: Precision, rounds: int, quiet: QuietRou
         out = _faster(quiet, written(every - {rewrite}), whole, rounds)
         yield Line(f"{precision.name}: all, of all but {rewrite.value}", out, "x")
     kernels = _faster(quiet, written(every, kernels=False), whole, rounds)
-    yield Line(f"{precision.name}: all, of all without ONNX Runtime's own attention", kernels, "x")
+    yield Line(f"{precision.name}: all, of all without ONNX Runtime's own operators", kernels, "x")
 
 
 def _faster(quiet: QuietRounds, slow: Callable[[], Array], fast: Callable[[], Array], rounds: int) -> float:
