@@ -221,7 +221,7 @@ def losing(tensor: str, graph: str) -> Runner:
 @pytest.mark.parametrize(
     ("graph", "tensor"),
     [
-        ("vision", "blocks.2.attn.qkv.bias"),
+        ("vision", "blocks.2.attn.q_bias"),
         ("content", "content_projector.2.bias"),
         ("context", "text_decoder.layers.2.query_feed_forward.up.bias"),
         ("context", "text_decoder.position_embeddings.weight"),
