@@ -33,7 +33,10 @@ class Line:
 
     @property
     def figure(self) -> str:
-        return "skipped" if self.value is None else f"{self.value:,.4g} {self.unit}"
+        if self.value is None:
+            return "skipped"
+        digits = ",.0f" if abs(self.value) >= 1e4 else ",.4g"  # 45,800 and not 4.58e+04
+        return f"{self.value:{digits}} {self.unit}"
 
 
 def skipped(what: str, package: str) -> Line:
@@ -76,20 +79,9 @@ def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
 
 def publish(name: str, title: str, command: str, lines: Sequence[Line]) -> None:
     """Prints the table and writes `results/NAME.md` and `results/NAME.json`."""
-    where = machine()
-    table = ["| what | figure | |", "|---|---:|---|"]
-    table += [f"| {line.what} | {line.figure} | {line.note} |" for line in lines]
-    text = [
-        f"# {title}",
-        "",
-        f"`{command}`",
-        "",
-        *table,
-        "",
-        *(f"- {key}: {value}" for key, value in where.items()),
-    ]
+    where, table = machine(), _table(lines)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.md").write_text("\n".join(text) + "\n", encoding="utf-8")
+    (RESULTS / f"{name}.md").write_text(page(title, command, lines, where), encoding="utf-8")
     document = {
         "name": name,
         "title": title,
@@ -99,3 +91,14 @@ def publish(name: str, title: str, command: str, lines: Sequence[Line]) -> None:
     }
     (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     print("\n".join(table))
+
+
+def page(title: str, command: str, lines: Sequence[Line], where: dict[str, str]) -> str:
+    """What `results/NAME.md` holds."""
+    told = [f"- {key}: {value}" for key, value in where.items()]
+    return "\n".join([f"# {title}", "", f"`{command}`", "", *_table(lines), "", *told]) + "\n"
+
+
+def _table(lines: Sequence[Line]) -> list[str]:
+    rows = [f"| {line.what} | {line.figure} | {line.note} |" for line in lines]
+    return ["| what | figure | |", "|---|---:|---|", *rows]
