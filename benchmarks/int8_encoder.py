@@ -85,7 +85,7 @@ def _measured(sides: dict[str, Encode], pixels: Array, rounds: QuietRounds) -> I
         note += f"; relative error {errors[name]:.1e}"
         yield Line(f"{name}, batch {frames}, a frame of {ALL_BLOCKS} blocks", per_frame, "ms", note)
     for name in sides:
-        if name.startswith("OpenVINO"):
+        if name.startswith(("OpenVINO", "published")):
             faster = ratio(spent[name], spent[INT8_SIDE])
             yield Line(f"int8, batch {frames}, times as fast as {name}", faster, "x")
 

@@ -25,7 +25,9 @@ ENCODER = (
     Line(f"OpenVINO, our float32 file, {FRAME}", 2100.0, "ms", "relative error 9.3e-07"),
     Line(f"OpenVINO, our int8 file, {FRAME}", 760.0, "ms", "relative error 2.1e-02"),
     Line(f"OpenVINO, cruder, {FRAME}", 100.0, "ms", "relative error 3.0e-01"),
-    Line("int8, batch 1, times as fast as OpenVINO, our int8 file", 0.95, "x"),
+    Line("int8, batch 1, times as fast as OpenVINO, our int8 file", 0.93, "x"),
+    Line(f"int8, batch 1, times as fast as {PUBLISHED} multiplied out)", 3.7, "x"),
+    Line(f"int8, batch 1, times as fast as {PUBLISHED} fused)", 3.2, "x"),
 )
 LANGUAGE = (
     Line("prefill of 256, float32", 1200.0, "ms, 3 layers"),
@@ -79,7 +81,7 @@ def must(folder: Path, what: str) -> Must:
 @pytest.mark.parametrize(
     ("what", "found", "verdict"),
     [
-        ("batch 1: times the published", 3.1, "held"),  # the faster of its forms
+        ("batch 1: times the published", 3.2, "held"),  # the faster of its forms, round by round
         ("text-related part", 4.5, "held"),
         ("second question", 11.0, "held"),
         ("prefill at 256", 1.2, "held"),  # by our better one
@@ -96,7 +98,7 @@ def test_each_line_that_must_hold_has_its_figure_and_whether_it_holds(
 
 def test_a_peer_that_is_faster_because_it_is_further_off_is_no_peer_of_equal_error(recorded: Path) -> None:
     judged = must(recorded, "batch 1: times OpenVINO's best")
-    assert judged.found == pytest.approx(760 / 800)
+    assert judged.found == pytest.approx(0.93)
     assert "our int8 file" in judged.note
 
 
