@@ -9,7 +9,8 @@ RANDOM_7B   ?= build/random-7b
 BUNDLE_7B   ?= build/bundle-7b
 FUZZ_SECONDS ?= 600
 BESIDE       = tests/calibration tests/test_calibrate_command.py tests/runtime/profile tests/test_profile_command.py tests/train \
-               tests/model tests/export/test_to_trtllm.py tests/export/test_trtllm_scales.py tests/export/test_builds_everywhere.py tests/export/test_rewrites.py tests/export/test_calibrated_graphs.py
+               tests/model tests/export/test_to_trtllm.py tests/export/test_trtllm_scales.py tests/export/test_builds_everywhere.py tests/export/test_rewrites.py tests/export/test_calibrated_graphs.py \
+               tests/export/test_bisect.py tests/benchmarks
 
 .PHONY: setup demo tiny tables test test-most test-beside test-gpu check bench bench-gpu soak bench-7b builds native sanitize sanitize-address sanitize-thread fuzz fuzz-videos fuzz-readers neon clean
 
