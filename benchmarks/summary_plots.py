@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import matplotlib
@@ -19,6 +20,7 @@ Groups = Mapping[str, Mapping[str, Line]]
 _OURS, _THEIRS, _INK, _PALE = "#D55E00", "#9DB4C0", "#333333", "#BBBBBB"
 _NOT_OURS = ("published", "PyTorch", "torch.compile", "OpenVINO", "llama.cpp", "ONNX Runtime")
 _COLUMNS = 2
+_LABEL_WIDTH = 36  # letters a line
 STAGE = r".*, (?:anew|second): \w+"  # lines of `second_question`
 # One color a stage, told apart by people who do not see red and green alike (Okabe and Ito).
 _STAGES = {
@@ -44,7 +46,7 @@ def draw_sides(results: Mapping[str, Groups], file: Path) -> None:
     bars = [
         max(len(sides) for _, sides in panels[at : at + _COLUMNS]) for at in range(0, len(panels), _COLUMNS)
     ]
-    with _figure(12, 0.6 + 0.24 * sum(bars) + 0.6 * rows) as figure:
+    with _figure(12, 0.6 + 0.32 * sum(bars) + 0.6 * rows) as figure:
         axes = figure.subplots(rows, _COLUMNS, squeeze=False, height_ratios=bars).flatten()
         for axis, (what, sides) in zip(axes, panels, strict=False):
             _draw_panel(axis, what, sides)
@@ -60,7 +62,7 @@ def _draw_panel(axis: Any, what: str, sides: Mapping[str, Line]) -> None:
     axis.barh(range(len(names)), values, 0.7, color=colors)
     for at, value in enumerate(values):
         axis.annotate(f" {_short(value)}", (value, at), va="center", color=_INK)
-    axis.set_yticks(range(len(names)), names)
+    axis.set_yticks(range(len(names)), [fill(name, _LABEL_WIDTH) for name in names])
     axis.tick_params(axis="y", length=0)
     axis.set_title(f"{what}, {next(iter(sides.values())).unit}", loc="left", fontsize=9)
     axis.margins(x=0.14)
