@@ -56,8 +56,13 @@ def written(message: Iterable[Field]) -> bytes:
     return b"".join(parts)
 
 
+def bytes_field(number: int, content: bytes) -> Field:
+    """Bytes, or a message that is written."""
+    return Field(number, BYTES, content)
+
+
 def text_field(number: int, text: str) -> Field:
-    return Field(number, BYTES, text.encode())
+    return bytes_field(number, text.encode())
 
 
 def number_field(number: int, value: int) -> Field:

@@ -25,7 +25,7 @@ import platform
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 
-from llamavid.protobuf import BYTES, SHORT, Field, fields, number_field, text_field, written
+from llamavid.protobuf import SHORT, Field, bytes_field, fields, number_field, text_field, written
 from llamavid.remarks import KEY, Attention, Int8Product, remark_of
 
 _GRAPH, _NODE, _WEIGHT, _GRAPH_OUTPUT = 7, 1, 5, 12
@@ -59,10 +59,10 @@ def _graph(graph: bytes) -> bytes:
             kept.append(part)
         elif needed.intersection(_texts(part.data, _OUTPUT)):
             nodes = _replaced(part.data)
-            kept += (Field(_NODE, BYTES, node) for node in reversed(nodes))
+            kept += (bytes_field(_NODE, node) for node in reversed(nodes))
             needed.update(name for node in nodes for name in _texts(node, _INPUT))
     if _ZERO in needed:
-        kept.append(Field(_WEIGHT, BYTES, _zero_point()))
+        kept.append(bytes_field(_WEIGHT, _zero_point()))
     return written(reversed(kept))
 
 
@@ -70,11 +70,8 @@ def _replaced(node: bytes) -> Sequence[bytes]:
     """Where the node carries a remark, what has its output and runs as a kernel; else the node."""
     for entry in _of(node, _METADATA):
         if _texts(entry, 1) == [KEY]:
-            remark, name, output = (
-                remark_of(_texts(entry, 2)[0]),
-                _texts(node, _NAME)[0],
-                _texts(node, _OUTPUT)[0],
-            )
+            remark = remark_of(_texts(entry, 2)[0])
+            (name,), (output,) = _texts(node, _NAME), _texts(node, _OUTPUT)
             if isinstance(remark, Attention):
                 return [_attention(remark, name, output)]
             return _product(remark, name, output)
@@ -120,12 +117,12 @@ def _node(kind: str, inputs: Iterable[str], output: str, name: str, *others: Fie
 
 
 def _attribute(name: str, value: Field, kind: int) -> Field:
-    return Field(_ATTRIBUTE, BYTES, written([text_field(1, name), value, number_field(20, kind)]))
+    return bytes_field(_ATTRIBUTE, written([text_field(1, name), value, number_field(20, kind)]))
 
 
 def _zero_point() -> bytes:
     kind, value = _LEVELS
-    return written([number_field(2, kind), text_field(8, _ZERO), Field(9, BYTES, value)])
+    return written([number_field(2, kind), text_field(8, _ZERO), bytes_field(9, value)])
 
 
 def _of(message: bytes, number: int) -> Iterator[bytes]:

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
+from llamavid.protobuf import bytes_field, number_field, text_field, written
+
 _IR_VERSION, _OPSET = 10, 21
 _TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "float16": 10, "fp8": 17}  # TensorProto.DataType
 _SEED = 0
@@ -79,25 +81,13 @@ def _value(name: str, kind: int, shape: tuple[int, ...]) -> bytes:
     return _text(1, name) + _bytes(2, _bytes(1, _number(1, kind) + _bytes(2, dims)))
 
 
-# Protocol buffers: a field's number and kind, then a varint, or a length and as many bytes.
-
-
 def _number(field: int, value: int) -> bytes:
-    return _varint(field << 3) + _varint(value)
+    return written([number_field(field, value)])
 
 
 def _bytes(field: int, content: bytes) -> bytes:
-    return _varint(field << 3 | 2) + _varint(len(content)) + content
+    return written([bytes_field(field, content)])
 
 
 def _text(field: int, words: str) -> bytes:
-    return _bytes(field, words.encode())
-
-
-def _varint(value: int) -> bytes:
-    found = bytearray()
-    while value > 0x7F:
-        found.append(value & 0x7F | 0x80)
-        value >>= 7
-    found.append(value)
-    return bytes(found)
+    return written([text_field(field, words)])
