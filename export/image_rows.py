@@ -29,11 +29,12 @@ class ImageRows:
     Args:
         rows: [n, R, image width], normalized where the decoder does that.
         projected: keys and values [n, R, H] by module, where all were made at once.
+        first: name of the cross-attention that comes first; what asks there may not have met a frame.
     """
 
     rows: Value
     projected: dict[str, Value]
-    first: str  # cross-attention of all
+    first: str
 
     def looked_at(self, layers: Layers, decoder: TextDecoderConfig, x: Value, name: str) -> Value:
         """x [1 or n, M or L, H] -> [n, M or L, H]: the cross-attention `name`, and the residual sum.

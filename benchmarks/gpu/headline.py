@@ -1,4 +1,4 @@
-"""The line that the issue asks for, both sides in turn: pixels to tokens in one go, and the median of ratios.
+"""What must hold of a whole frame, both sides in turn: pixels to tokens in one go, and the median of ratios.
 
 Published, float16, eager, a frame at a time; and the fastest of ours that is valid in this run's rows.
 """

@@ -13,7 +13,7 @@ PUBLISHED = "published, eager"
 
 @dataclass(frozen=True)
 class Must:
-    """One line of the issue; `found` is None where it was not measured."""
+    """One line that must hold; `found` is None where it was not measured."""
 
     what: str
     bound: str
