@@ -30,6 +30,7 @@ from llamavid.model.random_checkpoint import write_random_checkpoint
 from llamavid.model.random_weights import SIZES
 from llamavid.parity import relative_errors
 from llamavid.runtime.encoder import CONTEXT_BATCH
+from llamavid.runtime.kernels import Kernels
 
 BATCHES = (32, 1)  # frames
 TIMES_PUBLISHED = 4.0  # what must hold at the larger batch
@@ -97,10 +98,10 @@ def _sides(material: Material, frames: int) -> Iterator[tuple[str, Run]]:
 
 
 def _each(material: Material, precision: Precision, rounds: int, quiet: QuietRounds) -> Iterator[Line]:
-    """Two lines a rewrite, and one for ONNX Runtime's own operators."""
+    """Two lines a rewrite, and one for each kind of operators put in."""
     every = applicable(PAYING - {Rewrite.LAST_ROW}, precision)  # which is the language model's
 
-    def written(rewrites: frozenset[Rewrite], *, kernels: bool = True) -> Run:
+    def written(rewrites: frozenset[Rewrite], kernels: Kernels = Kernels.BEST) -> Run:
         return material.graph(
             precision, rewrites, frames=CONTEXT_BATCH, together=CONTEXT_BATCH, kernels=kernels
         )
@@ -111,8 +112,9 @@ def _each(material: Material, precision: Precision, rounds: int, quiet: QuietRou
         yield Line(f"{precision.name}: {rewrite.value} alone, of the plain graph", alone, "x")
         out = _faster(quiet, written(every - {rewrite}), whole, rounds)
         yield Line(f"{precision.name}: all, of all but {rewrite.value}", out, "x")
-    kernels = _faster(quiet, written(every, kernels=False), whole, rounds)
-    yield Line(f"{precision.name}: all, of all without ONNX Runtime's own operators", kernels, "x")
+    for kernels, name in ((Kernels.STANDARD, "standard"), (Kernels.ONNX_RUNTIME, "ONNX Runtime's own")):
+        put_in = _faster(quiet, written(every, kernels), whole, rounds)
+        yield Line(f"{precision.name}: all, of all with {name} operators", put_in, "x")
 
 
 def _faster(quiet: QuietRounds, slow: Callable[[], Array], fast: Callable[[], Array], rounds: int) -> float:

@@ -36,6 +36,7 @@ from llamavid.export.text_decoder import asked_rows
 from llamavid.model.checkpoint import Checkpoint
 from llamavid.model.streamed import streamed_features
 from llamavid.runtime.executors import open_session
+from llamavid.runtime.kernels import Kernels
 
 Array = np.ndarray[Any, Any]
 Run = Callable[[], Array]  # -> context tokens [frames, 1, D]
@@ -67,7 +68,7 @@ class Material:
         *,
         frames: int,
         together: int,
-        kernels: bool = True,
+        kernels: Kernels = Kernels.BEST,
         openvino: bool = False,
     ) -> Run:
         """`together` frames a run; `kernels` as of `open_session`."""

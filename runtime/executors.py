@@ -19,7 +19,7 @@ import onnxruntime as ort
 
 from llamavid.contract import GraphContract, TensorSpec
 from llamavid.errors import BundleError, DeviceError
-from llamavid.runtime.kernels import with_kernels
+from llamavid.runtime.kernels import Kernels, our_library, with_kernels
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 
@@ -99,12 +99,12 @@ def open_session(
     threads: int | None = None,
     exact_int4: bool = False,
     profile_prefix: Path | None = None,
-    kernels: bool = True,
+    kernels: Kernels = Kernels.BEST,
 ) -> ort.InferenceSession:
     """An ONNX file, or its bytes, on the CPU. Arguments and errors are those of `OnnxExecutor`.
 
     profile_prefix: where ONNX Runtime's `end_profiling` writes the times of nodes.
-    kernels: whether what is marked runs as one operator of ONNX Runtime's own (`llamavid.runtime.kernels`).
+    kernels: whose operators run what is marked in the graph.
     """
     options = ort.SessionOptions()
     if profile_prefix is not None:
@@ -114,7 +114,7 @@ def open_session(
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1" if exact_int4 else "4")
     name = "a graph" if isinstance(file, bytes) else str(file)
     try:
-        given = _given(file, options) if kernels else file if isinstance(file, bytes) else str(file)
+        given = _given(file, kernels, options)
         session = ort.InferenceSession(given, options, providers=[_CPU], disabled_optimizers=_SLOWER)
     except Exception as error:  # ONNX Runtime raises a dozen unrelated types
         raise BundleError(
@@ -126,15 +126,17 @@ def open_session(
     return session
 
 
-def _given(file: Path | bytes, options: ort.SessionOptions) -> str | bytes:
-    """The file's path, or its bytes where kernels were put in, and the folder of its weights told."""
+def _given(file: Path | bytes, kernels: Kernels, options: ort.SessionOptions) -> str | bytes:
+    """The file's path, or its bytes where kernels were put in, and where those and its weights are found."""
     text = file if isinstance(file, bytes) else file.read_bytes()
-    changed = with_kernels(text)
-    if isinstance(file, bytes):
-        return changed
+    changed = with_kernels(text, kernels)
     if changed is text:
-        return str(file)
-    options.add_session_config_entry(_WEIGHTS_FOLDER, str(file.resolve().parent))
+        return text if isinstance(file, bytes) else str(file)
+    library = our_library()
+    if library is not None:
+        options.register_custom_ops_library(library)
+    if not isinstance(file, bytes):
+        options.add_session_config_entry(_WEIGHTS_FOLDER, str(file.resolve().parent))
     return changed
 
 

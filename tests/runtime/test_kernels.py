@@ -24,10 +24,11 @@ from llamavid.protobuf import fields, written
 from llamavid.remarks import KEY
 from llamavid.runtime import kernels
 from llamavid.runtime.executors import open_session
-from llamavid.runtime.kernels import with_kernels
+from llamavid.runtime.kernels import Kernels, our_library, with_kernels
 
 EXACT = 2e-5  # of the norm: float32, summed in another order; 4e-7 was measured
 ROUNDED = 5e-3  # a last bit may fall on the other side of a level; the format's own error is 2e-2
+OURS = pytest.mark.skipif(our_library() is None, reason="the processor has no AVX-512 VNNI")
 FRAMES, BLOCKS, LAYERS, CROSSING = 3, 2, 3, 2
 
 Array = np.ndarray[Any, Any]
@@ -67,7 +68,7 @@ def kinds(text: bytes) -> list[str]:
 @pytest.mark.parametrize("graph", ["vision", "context"])
 def test_it_computes_what_the_standard_operators_do(tmp_path: Path, graph: str, rewrites: Rewrites) -> None:
     file = graphs(tmp_path, rewrites=rewrites)[graph]
-    ours, standard = (open_session(file, kernels=kernels) for kernels in (True, False))
+    ours, standard = (open_session(file, kernels=own) for own in (Kernels.BEST, Kernels.STANDARD))
     inputs = drawn(ours)
     for found, expected in zip(ours.run(None, inputs), standard.run(None, inputs), strict=True):
         assert np.linalg.norm(found - expected) <= EXACT * np.linalg.norm(expected)
@@ -143,9 +144,52 @@ def in_int8(tmp_path_factory: pytest.TempPathFactory) -> Graphs:
 
 @pytest.mark.parametrize("graph", ["vision", "content", "context"])
 def test_int8_products_and_their_biases_are_one_operator(in_int8: Graphs, graph: str) -> None:
-    found = kinds(with_kernels(in_int8[graph].read_bytes()))
-    assert found.count("MatMulIntegerToFloat") == found.count("QuantizeLinear") > 0
+    found = kinds(with_kernels(in_int8[graph].read_bytes(), Kernels.ONNX_RUNTIME))
+    assert found.count("MatMulIntegerToFloat") > 0
     assert "DequantizeLinear" not in found
+
+
+def test_values_are_rounded_once_for_all_their_products(in_int8: Graphs) -> None:
+    """Queries, keys and values of the text decoder take the same words."""
+    text = with_kernels(in_int8["context"].read_bytes(), Kernels.ONNX_RUNTIME)
+    rounded = [
+        tuple(node.input[:2])
+        for node in onnx.ModelProto.FromString(text).graph.node
+        if node.op_type == "QuantizeLinear"
+    ]
+    assert len(rounded) == len(set(rounded)) < kinds(text).count("MatMulIntegerToFloat")
+
+
+@OURS
+@pytest.mark.parametrize("graph", ["vision", "content", "context"])
+def test_our_products_take_in_gelu_and_the_rounding_behind_it(in_int8: Graphs, graph: str) -> None:
+    theirs, ours = (
+        kinds(with_kernels(in_int8[graph].read_bytes(), kernels))
+        for kernels in (Kernels.ONNX_RUNTIME, Kernels.BEST)
+    )
+    rounded = ours.count("Int8ProductRounded")
+    assert rounded == theirs.count("Gelu") > 0
+    assert rounded + ours.count("Int8Product") == theirs.count("MatMulIntegerToFloat")
+    assert theirs.count("QuantizeLinear") - rounded == ours.count("QuantizeLinear")
+    assert "Gelu" not in ours
+
+
+@OURS
+@pytest.mark.parametrize("graph", ["vision", "content", "context"])
+def test_our_products_compute_what_the_standard_operators_do(in_int8: Graphs, graph: str) -> None:
+    ours, standard = (open_session(in_int8[graph], kernels=own) for own in (Kernels.BEST, Kernels.STANDARD))
+    inputs = drawn(ours)
+    for found, expected in zip(ours.run(None, inputs), standard.run(None, inputs), strict=True):
+        assert np.linalg.norm(found - expected) <= ROUNDED * np.linalg.norm(expected)
+
+
+def test_a_processor_without_our_products_takes_onnx_runtimes(
+    in_int8: Graphs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAMAVID_PIXELS", "numpy")
+    found = kinds(with_kernels(in_int8["vision"].read_bytes()))
+    assert "MatMulIntegerToFloat" in found
+    assert "Int8Product" not in found
 
 
 @pytest.mark.parametrize("levels", [kernels._UINT8, kernels._INT8], ids=["unsigned", "signed"])
@@ -155,7 +199,9 @@ def test_int8_levels_are_the_same_with_either_sign(
 ) -> None:
     """Other machines' zero point runs here too, but slowly."""
     monkeypatch.setattr(kernels, "_LEVELS", levels)
-    ours, standard = (open_session(in_int8[graph], kernels=own) for own in (True, False))
+    ours, standard = (
+        open_session(in_int8[graph], kernels=own) for own in (Kernels.ONNX_RUNTIME, Kernels.STANDARD)
+    )
     inputs = drawn(ours)
     for found, expected in zip(ours.run(None, inputs), standard.run(None, inputs), strict=True):
         assert np.linalg.norm(found - expected) <= ROUNDED * np.linalg.norm(expected)

@@ -5,6 +5,8 @@
 
 #include <new>
 
+#include "int8_product.h"
+
 namespace nb = nanobind;
 
 void check(llamavid_status status) {
@@ -15,6 +17,8 @@ void check(llamavid_status status) {
 NB_MODULE(_native, module) {
     module.doc() = "LLaMA-VID's native core; see llamavid/runtime.h.";
     module.def("version", &llamavid_version, "The version of the native core.");
+    module.def("multiplies_int8", &llamavid::multiplies_int8,
+               "Whether the operators of onnxruntime_operators.cpp run on this processor.");
     define_pixels(module);
     define_sequence(module);
     define_stream(module);
