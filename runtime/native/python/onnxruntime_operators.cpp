@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "int8_product.h"
+#include "mapped_file.h"
 #include "onnxruntime_abi.h"
 
 #if defined(_WIN32)
@@ -153,7 +154,9 @@ class Kernel {
         const float *bias = inputs > bias_at ? constant<float>(api, info, bias_at).data : nullptr;
         std::vector<float> factors(scales.data, scales.data + scales.size());
         for (float &factor : factors) factor *= *constant<float>(api, info, kStep).data;
-        return Int8Product({weight.data, k, factors.size(), factors.data(), bias});
+        Int8Product packed({weight.data, k, factors.size(), factors.data(), bias});
+        let_go(weight.data, weight.size());  // else a weight is in memory twice
+        return packed;
     }
 
     const OrtApi *api_;
