@@ -1,6 +1,6 @@
 """Products in float8 (e4m3): both sides rounded, one scale a matrix and one for what enters it.
 
-    watched = watch_ranges(encoder, pixels)
+    watched = watch_ranges(FastEncoder(plain), pixels)
     encoder.replace_products(lambda name, dense: EightBits(dense, watched[name]))
 
 Where the chip multiplies them (compute capability 8.9 and later). The result is not the same function: its
@@ -63,7 +63,11 @@ class EightBits(nn.Module):
 
 
 def watch_ranges(encoder: FastEncoder, pixels: Tensor) -> dict[str, float]:
-    """The largest number that enters each product while `pixels` are encoded, by `FastEncoder`'s names."""
+    """The largest number that enters each product while `pixels` are encoded, by `FastEncoder`'s names.
+
+    `encoder`: one that is not compiled. Hooks are traced into compiled code, a block's own at every block, so that
+    each is compiled again; and blocks that were compiled before have none.
+    """
     found: dict[str, Tensor] = {}
 
     def watched(name: str, dense: Dense) -> nn.Module:

@@ -115,7 +115,8 @@ def _ours(
     compile_ = compiled_for(ids.device) if variant.compiled else not_compiled
     encoder = FastEncoder(networks.vision, head_size=choices.head_size, compile=compile_)
     if variant.precision == "float8":
-        largest = watch_ranges(encoder, watched_pixels.to(variant.dtype))
+        watched = FastEncoder(networks.vision, head_size=choices.head_size)  # compiled code sees no hook
+        largest = watch_ranges(watched, watched_pixels.to(variant.dtype))
         encoder.replace_products(lambda name, dense: EightBits(dense, largest[name]))
     decoder = FastDecoder(networks.text_decoder, Rewrites(image=choices.image), compile=compile_)
     context = FastContext(networks.compressor, compile=compile_)

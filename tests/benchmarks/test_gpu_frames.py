@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from benchmarks.gpu.compiling import compiled_for
 from benchmarks.gpu.dimensions import SIZES
@@ -18,6 +19,7 @@ from benchmarks.gpu.fast_encoder import FastEncoder
 from benchmarks.gpu.fp8 import EightBits, watch_ranges
 from benchmarks.gpu.published import published_features, published_hidden
 from benchmarks.gpu.random_model import FrameNetworks, random_frames
+from benchmarks.gpu.variants import Choices, Variant, stages
 
 CPU = torch.device("cpu")
 FRAMES, WORDS = 3, 7
@@ -172,6 +174,19 @@ def test_float8_is_close_and_not_equal(q_former: Truth) -> None:
     largest = watch_ranges(encoder, q_former.pixels)
     encoder.replace_products(lambda name, dense: EightBits(dense, largest[name]))
     assert 1e-3 < relative(encoder(q_former.pixels), q_former.features) < 0.1
+
+
+@torch.inference_mode()
+def test_float8_s_ranges_are_watched_whatever_was_compiled_before(q_former: Truth) -> None:
+    """Compiled blocks kept the hooks of the first one, or had none: 39 compilations, or no ranges at all."""
+    networks, compiled = q_former.networks, Variant("ours", "float32", compiled=True)
+    float8 = dataclasses.replace(compiled, precision="float8")
+    stages(compiled, networks, q_former.ids, q_former.pixels, Choices()).encoder(q_former.pixels)
+    before = counters["stats"]["unique_graphs"]
+    made = stages(float8, networks.to(torch.float16), q_former.ids, q_former.pixels, Choices())
+    assert counters["stats"]["unique_graphs"] == before
+    assert 1e-3 < relative(made.encoder(q_former.pixels.half()), q_former.features) < 0.1
+    assert counters["stats"]["unique_graphs"] == before + 1  # one block for all blocks
 
 
 @torch.inference_mode()
