@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
-from benchmarks.gpu.card import clocks, file_stem, machine
+from benchmarks.gpu.card import clocks, file_stem, machine, watched_gpu
 from benchmarks.gpu.dimensions import SIZES
 from benchmarks.gpu.errors import exact_float32
 from benchmarks.gpu.report import Report
@@ -43,17 +44,26 @@ def main(arguments: list[str] | None = None) -> int:
     size, compiles = options.size, options.compile
     plan = Plan.tiny(size, compiles=compiles) if "tiny" in size else Plan(SIZES[size], compiles=compiles)
     report = Report(file, machine(device), {"size": size}, options.seconds)
-    before = clocks()
-    with Watch() as watch:
-        run(report, plan, device)
-    if before:
-        report.settings |= {"clocks before": before, "clocks after": clocks()}
-    report.settings |= told(watch.samples)
-    report.marks += marks(watch.samples)
-    _draw(report)
-    report.save()
+    _watched(report, plan, device)
+    with report.attempt("the plot"):
+        _draw(report)
     print(file.with_suffix(".md").read_text(encoding="utf-8"))
     return 1 if report.failed or report.has_void else 0
+
+
+def _watched(report: Report, plan: Plan, device: torch.device) -> None:
+    """The run, and what the machine did meanwhile: a run that is stopped tells that of its figures, too."""
+    gpu = watched_gpu(device)
+    before = clocks(gpu)
+    with Watch(gpu) as watch:
+        try:
+            run(report, plan, device)
+        finally:
+            if before:
+                report.settings |= {"clocks before": before, "clocks after": clocks(gpu)}
+            report.settings |= told(watch.samples)
+            report.marks += marks(watch.samples)
+            report.save()
 
 
 def _draw(report: Report) -> None:
@@ -79,4 +89,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # a time limit: marks are written
     sys.exit(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import subprocess
@@ -9,6 +10,7 @@ import subprocess
 import torch
 
 _PATIENCE_SECONDS = 10
+_SHOWN = "CUDA_VISIBLE_DEVICES"
 _FIELDS = {
     "driver": "driver_version",
     "power limit": "power.limit",
@@ -43,19 +45,30 @@ def machine(device: torch.device) -> dict[str, str]:
             "multiprocessors": str(properties.multi_processor_count),
             "CUDA": str(torch.version.cuda),
             "cuDNN": str(torch.backends.cudnn.version()),
-            **{name: told for name, fields in _FIELDS.items() if (told := nvidia_smi(fields))},
+            **{
+                name: told
+                for name, fields in _FIELDS.items()
+                if (told := nvidia_smi(fields, watched_gpu(device)))
+            },
         }
     return found
 
 
-def clocks() -> str:
+def watched_gpu(device: torch.device) -> str:
+    """What nvidia-smi calls this device. It counts all cards of the machine; CUDA those that it is shown."""
+    if device.type != "cuda" or (torch.cuda.device_count() == 1 and _SHOWN not in os.environ):
+        return "0"
+    return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+
+
+def clocks(gpu: str) -> str:
     """Of the multiprocessors and the memory, with temperature and power; empty without nvidia-smi."""
-    return nvidia_smi(_CLOCKS)
+    return nvidia_smi(_CLOCKS, gpu)
 
 
-def nvidia_smi(fields: str) -> str:
-    """Of the first GPU that it tells of; empty where it is missing, fails or hangs."""
-    command = ("nvidia-smi", "--id=0", f"--query-gpu={fields}", "--format=csv,noheader")
+def nvidia_smi(fields: str, gpu: str) -> str:
+    """Of one GPU; empty where nvidia-smi is missing, fails or hangs."""
+    command = ("nvidia-smi", f"--id={gpu}", f"--query-gpu={fields}", "--format=csv,noheader")
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=_PATIENCE_SECONDS, stdin=subprocess.DEVNULL

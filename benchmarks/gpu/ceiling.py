@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmarks.gpu.fp8 import E4M3, why_no_fp8
 from benchmarks.gpu.report import Report, Value
-from benchmarks.gpu.timing import timed
+from benchmarks.gpu.timing import timed, warm_up
 from llamavid.runtime.profile.figures import Figure
 
 GROUP = "Ceilings, measured"
@@ -24,17 +24,21 @@ _ROUNDS = 15
 def measure_ceilings(report: Report, device: torch.device, *, side: int, copied_bytes: int) -> None:
     """`side`: of the matrices. Settings get float16's operations and the copy's bytes a second."""
     for dtype in (torch.float16, torch.bfloat16):
-        a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
         name = str(dtype).removeprefix("torch.")
-        rate = _rate(report, f"{name} product, {side} a side", partial(torch.matmul, a, b), side, device)
-        if dtype is torch.float16:
-            report.settings["matrix ceiling"] = rate
+        with report.attempt(f"{name} product"):
+            a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+            product = partial(torch.matmul, a, b)
+            warm_up(product, device)
+            rate = _rate(report, f"{name} product, {side} a side", product, side, device)
+            if dtype is torch.float16:
+                report.settings["matrix ceiling"] = rate
     if why := why_no_fp8(device):
         report.skip("float8 product", why)
     else:
         with report.attempt("float8 product"):
             _rate(report, f"float8 product, {side} a side", _float8(side, device), side, device)
-    report.settings["bandwidth"] = _copy(report, copied_bytes, device)
+    with report.attempt("copy"):
+        report.settings["bandwidth"] = _copy(report, copied_bytes, device)
 
 
 def _rate(report: Report, what: str, run: Callable[[], Tensor], side: int, device: torch.device) -> float:

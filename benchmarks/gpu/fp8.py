@@ -65,8 +65,8 @@ class EightBits(nn.Module):
 def watch_ranges(encoder: FastEncoder, pixels: Tensor) -> dict[str, float]:
     """The largest number that enters each product while `pixels` are encoded, by `FastEncoder`'s names.
 
-    `encoder`: one that is not compiled. Hooks are traced into compiled code, a block's own at every block, so that
-    each is compiled again; and blocks that were compiled before have none.
+    `encoder`: one that is not compiled. Compiling traces each block's own hooks, so that each is compiled
+    again; and what was compiled before has none.
     """
     found: dict[str, Tensor] = {}
 

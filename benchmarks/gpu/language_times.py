@@ -151,10 +151,13 @@ def _values(
     bound = BOUNDS[str(plain.lm_head.weight.dtype).removeprefix("torch.")]
     work = decode_work(plain.config, context.tokens)
     moved = 2 * (work.weights + work.carried)  # bytes of 16-bit numbers, each read once
-    share = moved / (decoded.median / 1000) / report.settings["bandwidth"]
+    bandwidth = report.settings.get("bandwidth")  # None: the copy was not measured
+    share = (
+        f"; {moved / (decoded.median / 1000) / bandwidth:.0%} of the copy's bandwidth" if bandwidth else ""
+    )
     for name, figure, per, note in (
         ("prefill", read, 1000 * context.tokens, f"first token after {read.median:.1f} ms"),
-        ("decode", decoded, 1000, f"{decoded.median:.2f} ms; {share:.0%} of the copy's bandwidth"),
+        ("decode", decoded, 1000, f"{decoded.median:.2f} ms{share}"),
     ):
         rates = (per / spent for spent in (figure.median, figure.high, figure.low))
         yield Value(

@@ -13,10 +13,10 @@ from typing import Any
 
 from benchmarks.gpu.errors import BOUNDS, WHOLE
 from benchmarks.gpu.musts import musts, share_of
+from llamavid.runtime.profile.figures import WIDE
 
 TEXT_FREE, TEXT_RELATED = ("encoder", "content", "kept"), ("decoder", "context")
 _PAPER = ("paper, A100, Q-Former", 1, 4.87, 0.01, 1.08, 0.02)  # Table 9
-_WIDE = 0.25  # as `llamavid profile` marks it
 
 
 def page(document: dict[str, Any]) -> str:
@@ -65,8 +65,8 @@ def _frame(row: dict[str, Any], settings: dict[str, Any]) -> list[Any]:
     text_free, text_related = (
         sum(columns.get(name, 0.0) for name in names) for names in (TEXT_FREE, TEXT_RELATED)
     )
-    wide = [name for name, figure in row["ms_a_frame"].items() if _spread(figure) > _WIDE]
-    name = row["variant"] + (f" (spread of {', '.join(wide)} over {_WIDE:.0%})" if wide else "")
+    wide = [name for name, figure in row["ms_a_frame"].items() if _spread(figure) > WIDE]
+    name = row["variant"] + (f" (spread of {', '.join(wide)} over {WIDE:.0%})" if wide else "")
     share = share_of(row, settings)
     modules = [columns[each] for each in ("encoder", "content", *TEXT_RELATED)]
     return [

@@ -101,15 +101,16 @@ def told(samples: Sequence[Sample]) -> dict[str, str]:
 
 
 class Watch:
-    """`with Watch() as watch: ...`, then `watch.samples`."""
+    """`with Watch() as watch: ...`, then `watch.samples`; `gpu`: as nvidia-smi calls it."""
 
-    def __init__(self) -> None:
+    def __init__(self, gpu: str = "0") -> None:
+        self._gpu_name = gpu
         self.samples: list[Sample] = []
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
     def __enter__(self) -> Watch:
-        self._gpu = _Gpu()
+        self._gpu = _Gpu(self._gpu_name)
         self._thread.start()
         return self
 
@@ -176,7 +177,8 @@ class _Gpu:
 
     latest: tuple[float | None, float | None, str] = (None, None, "")  # MHz while busy, C, slowed by
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._program: subprocess.Popen[str] | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._read, daemon=True)
@@ -186,7 +188,7 @@ class _Gpu:
         for reasons in _REASONS:
             if self._over.is_set():
                 return
-            command = ("nvidia-smi", "--id=0", f"--query-gpu={_FIELDS},{reasons}", _FORMAT, _LOOP)
+            command = ("nvidia-smi", f"--id={self._name}", f"--query-gpu={_FIELDS},{reasons}", _FORMAT, _LOOP)
             pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
             try:
                 self._program = subprocess.Popen(command, text=True, **pipes)  # type: ignore[call-overload]

@@ -144,6 +144,7 @@ def test_every_kernel_takes_every_head_size_or_says_so(
 ) -> None:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
+    from benchmarks.gpu.attention import NO_KERNEL
     from benchmarks.gpu.errors import BOUNDS, relative
     from benchmarks.gpu.fast_encoder import FastEncoder
 
@@ -152,7 +153,7 @@ def test_every_kernel_takes_every_head_size_or_says_so(
         try:
             found = FastEncoder(networks.to(torch.float16).vision, head_size=head_size)(truth.pixels.half())
         except RuntimeError as error:
-            if "No available kernel" not in str(error):
+            if not any(words in str(error) for words in NO_KERNEL):
                 raise
             pytest.skip(f"no {backend} for heads of {head_size or 88} here")
     assert relative(found, truth.features) < BOUNDS["float16"]
