@@ -40,9 +40,19 @@ class Result:
                 found.setdefault(told["what"], {})[told["side"]] = line
         return {what: sides for what, sides in found.items() if len(sides) > 1}
 
+    def stages(self) -> dict[str, dict[str, dict[str, Line]]]:
+        """Of two questions, by model, question and stage: `tiny model, anew: prefill` is a line of them."""
+        found: dict[str, dict[str, dict[str, Line]]] = {}
+        for line in self.lines:
+            told = _STAGE.fullmatch(line.what)
+            if told and line.value is not None:
+                found.setdefault(told["model"], {}).setdefault(told["question"], {})[told["stage"]] = line
+        return found
+
 
 _SIDE_FIRST = re.compile(r"(?P<side>.+), (?P<what>batch \d+, .+)")
 _SIDE_LAST = re.compile(r"(?P<what>.+?), (?P<side>.+)")
+_STAGE = re.compile(r"(?P<model>.+), (?P<question>anew|second): (?P<stage>\w+)")
 
 
 def read_results(folder: Path) -> dict[str, Result]:

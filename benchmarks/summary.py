@@ -9,13 +9,14 @@ the benchmarks, then this.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.musts import Must, musts
 from benchmarks.recorded import Result, read_results
 from benchmarks.report import RESULTS, Line
-from benchmarks.summary_plots import STAGE, draw_second_question, draw_sides
+from benchmarks.summary_plots import draw_second_question, draw_sides
 from llamavid.replacing import replacing
 
 # What `make bench` runs, in its order; a test holds both together.
@@ -53,8 +54,9 @@ def page(results: Mapping[str, Result]) -> str:
     """Markdown."""
     parts = [
         "# What was measured",
-        "Made by `python -m benchmarks.summary` of the JSON files here, which `make bench` makes. Both sides "
-        "of a ratio are of one run, in turn; figures are medians. What was tried is in `../NOTES.md`.",
+        "Made by `python -m benchmarks.summary` of the JSON files here, which `make bench` makes. Figures "
+        "are medians. Both sides of a ratio are of one run, in turn, and it is the median of the rounds' "
+        "ratios, which need not be one median by another. What was tried is in `../NOTES.md`.",
         _section("What must hold", _musts(musts(results), results)),
         "That the rewrites change nothing is held by tests: `pytest tests/export/test_rewrites.py`.",
         _section("Beside what a user would pick instead", _sides(results)),
@@ -66,13 +68,16 @@ def page(results: Mapping[str, Result]) -> str:
     return "\n\n".join(filter(None, parts))
 
 
-def _musts(found: Iterable[Must], results: Mapping[str, Result]) -> str:
+def _musts(found: Sequence[Must], results: Mapping[str, Result]) -> str:
     rows = []
     for must in found:
         figure = "" if must.found is None else f"{must.found:.3g}"
         command = f"`{_command(must.benchmark, results)}`"
         rows.append((must.what, must.bound, figure, must.verdict, must.note, command))
-    return _table(("what", "must be", "found", "", "of", "command"), rows)
+    table = _table(("what", "must be", "found", "", "what was compared", "command"), rows)
+    read = dict.fromkeys(must.benchmark for must in found if must.benchmark in results)
+    machines = dict.fromkeys(_where(results[name]) for name in read)
+    return f"{table}\n\nMeasured on: {' / '.join(machines)}." if machines else table
 
 
 def _command(benchmark: str, results: Mapping[str, Result]) -> str:
@@ -99,8 +104,35 @@ def _group(what: str, sides: Mapping[str, Line]) -> str:
 
 
 def _second(result: Result | None) -> str:
-    has_picture = result is not None and any(result.matching(STAGE))
-    return (f"![stages]({SECOND_PICTURE})\n\n" if has_picture else "") + _lines(result)
+    """Sums and ratios first, then a table of stages for each model."""
+    if result is None:
+        return ""
+    models = result.stages()
+    if not models:
+        return _lines(result)
+    of_stages = {
+        line.what
+        for questions in models.values()
+        for stages in questions.values()
+        for line in stages.values()
+    }
+    parts = [
+        f"![stages]({SECOND_PICTURE})",
+        "What is composed was not measured: it is the cut model's stages, each times the factor beside it.",
+        _lines(replace(result, lines=tuple(line for line in result.lines if line.what not in of_stages))),
+        *(_stages(model, questions) for model, questions in models.items()),
+    ]
+    return "\n\n".join(parts)
+
+
+def _stages(model: str, questions: Mapping[str, Mapping[str, Line]]) -> str:
+    anew, second = (questions.get(each, {}) for each in ("anew", "second"))
+    rows = []
+    for stage in dict.fromkeys([*anew, *second]):
+        lines = [each.get(stage) for each in (anew, second)]
+        note = next(line.note for line in lines if line)
+        rows.append((stage, *(line.figure if line else "" for line in lines), note))
+    return _table((model, "asking anew", "second question", ""), rows)
 
 
 def _lines(result: Result | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import fill
@@ -21,7 +21,6 @@ _OURS, _THEIRS, _INK, _PALE = "#D55E00", "#9DB4C0", "#333333", "#BBBBBB"
 _NOT_OURS = ("published", "PyTorch", "torch.compile", "OpenVINO", "llama.cpp", "ONNX Runtime")
 _COLUMNS = 2
 _LABEL_WIDTH = 36  # letters a line
-STAGE = r".*, (?:anew|second): \w+"  # lines of `second_question`
 # One color a stage, told apart by people who do not see red and green alike (Okabe and Ito).
 _STAGES = {
     "decode_video": "#999999",
@@ -70,28 +69,24 @@ def _draw_panel(axis: Any, what: str, sides: Mapping[str, Line]) -> None:
 
 def draw_second_question(result: Result, file: Path) -> None:
     """For each model two bars: asking anew, and the second question. Writes a PNG."""
-    bars: dict[str, dict[str, float]] = {}
-    for line in result.matching(STAGE):
-        bar, _, stage = line.what.rpartition(": ")
-        bars.setdefault(bar, {})[stage] = line.value or 0.0
-    models = list(dict.fromkeys(bar.rpartition(", ")[0] for bar in bars))
+    models = result.stages()
     if not models:
         return
     with _figure(12, 0.9 + 1.3 * len(models)) as figure:
         axes = figure.subplots(len(models), 1, squeeze=False)[:, 0]
-        for axis, model in zip(axes, models, strict=True):
-            _draw_stages(axis, model, {who: bars.get(f"{model}, {who}", {}) for who in ("second", "anew")})
+        for axis, (model, questions) in zip(axes, models.items(), strict=True):
+            _draw_stages(axis, model, [questions.get(each, {}) for each in ("second", "anew")])
         handles = [Patch(color=color, label=stage) for stage, color in _STAGES.items()]
         figure.legend(handles=handles, ncols=len(handles), frameon=False, loc="outside lower center")
         _save(figure, file)
 
 
-def _draw_stages(axis: Any, model: str, bars: Mapping[str, Mapping[str, float]]) -> None:
-    for at, stages in enumerate(bars.values()):
+def _draw_stages(axis: Any, model: str, bars: Sequence[Mapping[str, Line]]) -> None:
+    for at, stages in enumerate(bars):
         begin = 0.0
-        for stage, spent in stages.items():
-            axis.barh(at, spent, 0.6, left=begin, color=_STAGES.get(stage, _PALE))
-            begin += spent
+        for stage, line in stages.items():
+            axis.barh(at, line.value, 0.6, left=begin, color=_STAGES.get(stage, _PALE))
+            begin += line.value or 0.0
         axis.annotate(f" {_short(begin)} s", (begin, at), va="center", color=_INK)
     axis.set_yticks(range(len(bars)), ["second question", "asking anew"])
     axis.tick_params(axis="y", length=0)
