@@ -151,18 +151,20 @@ def print_comparison(comparison: Comparison, first: str, second: str) -> None:
     for what in comparison.told:
         click.echo(f"differs: {printable(what)}")
     width = max((len(each.what) for each in comparison.ratios), default=0)
-    click.echo(f"{'ms':{width}} {first:>{_CELL}} {second:>{_CELL}}  times as fast")
+    cell = max(_CELL, len(first), len(second))
+    click.echo(f"{'ms':{width}} {first:>{cell}} {second:>{cell}}  times as fast")
     for each in comparison.ratios:
         what = printable(each.what)
         times = "" if each.times is None else f"{each.times:6.2f}"
-        doubt = "" if each.is_clear else "  within the spread"
-        click.echo(
-            f"{what:{width}} {_cell(each.first):>{_CELL}} {_cell(each.second):>{_CELL}}  {times}{doubt}"
-        )
+        doubt = f"  {each.doubt}" if each.doubt else ""
+        click.echo(f"{what:{width}} {_cell(each.first):>{cell}} {_cell(each.second):>{cell}}  {times}{doubt}")
 
 
 def comparison_document(comparison: Comparison) -> str:
-    ratios = [{**asdict(each), "times": each.times, "is_clear": each.is_clear} for each in comparison.ratios]
+    ratios = [
+        {**asdict(each), "times": each.times, "is_clear": each.is_clear, "doubt": each.doubt}
+        for each in comparison.ratios
+    ]
     return json.dumps({"ratios": ratios, "unlike": comparison.unlike, "told": comparison.told})
 
 

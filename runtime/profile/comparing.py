@@ -9,6 +9,8 @@ from llamavid.errors import UsageError
 from llamavid.runtime.profile.document import Profile
 from llamavid.runtime.profile.figures import Figure
 
+_SPREAD_ROUNDS = 3  # one or two have no spread to speak of
+
 
 @dataclass(frozen=True)
 class Ratio:
@@ -24,12 +26,16 @@ class Ratio:
         return self.first.median / self.second.median if self.second.median else None
 
     @property
+    def doubt(self) -> str:
+        """Why the difference may be the machine's mood; empty where the two spreads leave a gap."""
+        if min(self.first.rounds, self.second.rounds) < _SPREAD_ROUNDS:
+            return "too few rounds for a spread"
+        apart = self.first.high < self.second.low or self.second.high < self.first.low
+        return "" if apart else "within the spread"
+
+    @property
     def is_clear(self) -> bool:
-        """Whether the two spreads leave a gap: otherwise the difference may be the machine's mood. A round or
-        two have no spread to speak of."""
-        if min(self.first.rounds, self.second.rounds) < 3:
-            return False
-        return self.first.high < self.second.low or self.second.high < self.first.low
+        return not self.doubt
 
 
 @dataclass(frozen=True)

@@ -72,9 +72,9 @@ def cores() -> int:
 
 
 def _quota() -> str:
-    """Of a container: microseconds of processor time in each period of as many."""
-    words = _words(_CPU_MAX)
-    return "" if words.startswith("max") else words
+    """Of a container: told as microseconds of processor time in each period of as many."""
+    spent, _, period = _words(_CPU_MAX).partition(" ")
+    return f"{int(spent) / int(period):g} cores' time" if spent.isdecimal() and period.isdecimal() else ""
 
 
 def _gpu(fields: str) -> str:

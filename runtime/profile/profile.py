@@ -22,7 +22,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from llamavid.bundle import QUESTION_VOCABULARY, Bundle, ParityRow
+from llamavid.bundle import QUESTION_VOCABULARY, Bundle
 from llamavid.errors import DeviceError
 from llamavid.prompt import checked_question
 from llamavid.runtime.machine import CPU, Machine, OnCpu, open_machine
@@ -35,7 +35,6 @@ from llamavid.runtime.profile.document import (
     QuestionFigures,
     VideoFigures,
 )
-from llamavid.runtime.profile.figures import WIDE, Figure
 from llamavid.runtime.profile.language_times import language_figures
 from llamavid.runtime.profile.machine_state import machine_facts, machine_state
 from llamavid.runtime.profile.modules import frame_figures
@@ -43,14 +42,13 @@ from llamavid.runtime.profile.question_times import question_figures
 from llamavid.runtime.profile.roofline import roofline
 from llamavid.runtime.profile.stages import Origin, Stages
 from llamavid.runtime.profile.video_times import video_figures
+from llamavid.runtime.profile.vouching import parity_words, wide_spreads
 from llamavid.runtime.profile.watch import Sample, Watch, ceiling_marks, marks, told
 from llamavid.runtime.session import VideoSession
 from llamavid.runtime.timing import Timings
 from llamavid.tokenizer import QuestionTokenizer
-from llamavid.work import MODULES
 
 FPS = 1.0
-_NAMED = 4  # figures of one remark
 
 
 class Tell(Protocol):
@@ -236,33 +234,3 @@ def _conditions(
         parity_words(origin.parity),
         marked,
     )
-
-
-def parity_words(rows: Sequence[ParityRow]) -> dict[str, str]:
-    """Of each graph, the comparison that came nearest to its tolerance."""
-    found: dict[str, tuple[float, str]] = {}
-    for row in rows:
-        near = row.norm_error / row.tolerance if row.tolerance else 0.0
-        if near >= found.get(row.graph, (-1.0, ""))[0]:
-            bound = f"of {row.tolerance:.0e} allowed" if row.tolerance is not None else "not judged"
-            found[row.graph] = near, f"{row.norm_error:.1e} {bound}, against {row.against}"
-    return {graph: words for graph, (_, words) in found.items()}
-
-
-def wide_spreads(
-    frames: Sequence[FrameFigures], language: LanguageFigures, questions: QuestionFigures
-) -> Iterator[str]:
-    """One sentence that names the figures whose rounds lie too far apart. Frames that are decoded may."""
-    named: list[tuple[str, Figure]] = [
-        (f"{module} at batch {each.batch}", figure)
-        for each in frames
-        for module, figure in each.modules.items()
-        if module in MODULES  # not the sums
-    ]
-    named += [("prefill", language.prefill), ("a token", language.decode)]
-    named += [("first question", questions.first), ("second question", questions.second)]
-    wide = sorted((each for each in named if each[1].is_wide), key=lambda each: -each[1].spread)
-    if wide:
-        worst = ", ".join(f"{what} ({figure.spread:.0%})" for what, figure in wide[:_NAMED])
-        more = f" and {len(wide) - _NAMED} more" if len(wide) > _NAMED else ""
-        yield f"rounds lie further apart than {WIDE:.0%} of the median: {worst}{more}"

@@ -96,7 +96,8 @@ def told(samples: Sequence[Sample]) -> dict[str, str]:
         ("temperature", "C", [each.celsius for each in samples if each.celsius]),
     ):
         if values:
-            found[name] = f"{min(values):.0f} to {max(values):.0f} {unit}"
+            ends = dict.fromkeys(f"{end:.0f}" for end in (min(values), max(values)))
+            found[name] = f"{' to '.join(ends)} {unit}"
     return found
 
 

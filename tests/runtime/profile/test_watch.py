@@ -70,6 +70,18 @@ def test_clocks_and_temperatures_are_told_as_they_ranged() -> None:
         "GPU clock": "1350 to 1410 MHz",
         "temperature": "50 to 61 C",
     }
+    assert told([Sample(cpu_mhz=2300), Sample(cpu_mhz=2300.2)]) == {"CPU clock": "2300 MHz"}
+
+
+@pytest.mark.parametrize(
+    ("told_by", "found"), [("150000 100000\n", "1.5 cores' time"), ("max 100000\n", None), ("", None)]
+)
+def test_a_container_s_part_of_the_processor_is_told_in_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told_by: str, found: str | None
+) -> None:
+    (tmp_path / "cpu.max").write_text(told_by)
+    monkeypatch.setattr(machine_state, "_CPU_MAX", tmp_path / "cpu.max")
+    assert machine_state.machine_facts().get("quota") == found
 
 
 def test_a_watch_looks_at_this_machine_and_ends() -> None:
