@@ -41,9 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     exact_float32()
     file = folder / f"{file_stem(device)}.json"
-    size, compiles = options.size, options.compile
-    plan = Plan.tiny(size, compiles=compiles) if "tiny" in size else Plan(SIZES[size], compiles=compiles)
-    report = Report(file, machine(device), {"size": size}, options.seconds)
+    plan = Plan.of(options.size, compiles=options.compile)
+    report = Report(file, machine(device), {"size": options.size}, options.seconds)
     _watched(report, plan, device)
     with report.attempt("the plot"):
         _draw(report)

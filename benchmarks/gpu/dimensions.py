@@ -101,3 +101,4 @@ SIZES = {
     "tiny": TINY,
     "tiny-bert": _raw_bert(TINY, layers=2),
 }
+TINY_SIZES = ("tiny", "tiny-bert")

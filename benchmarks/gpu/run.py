@@ -6,7 +6,7 @@ Takes a plan and a device, fills a report. Every step is one of the other files.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -14,7 +14,8 @@ from torch.nn.attention import SDPBackend
 
 from benchmarks.gpu.attention import choose_attention, preferred
 from benchmarks.gpu.ceiling import measure_ceilings
-from benchmarks.gpu.dimensions import SIZES
+from benchmarks.gpu.compiling import why_not_compiled
+from benchmarks.gpu.dimensions import SIZES, TINY_SIZES
 from benchmarks.gpu.fast_language import Attention, FastLanguage
 from benchmarks.gpu.fp8 import why_no_fp8
 from benchmarks.gpu.frames import measured_row
@@ -57,9 +58,14 @@ class Plan:
     matrix_side: int = 8192
     copied_bytes: int = 4 << 30
     compiles: bool = True
-    reserve_seconds: float = (
-        150.0  # for the language model and the hour: no compiling before them goes into it
-    )
+    reserve_seconds: float = 150.0  # of the language model and the hour: what compiles before them leaves it
+
+    @classmethod
+    def of(cls, size: str, *, compiles: bool) -> Plan:
+        """Of one of `SIZES`."""
+        return (
+            cls.tiny(size, compiles=compiles) if size in TINY_SIZES else cls(SIZES[size], compiles=compiles)
+        )
 
     @classmethod
     def tiny(cls, size: str, *, compiles: bool = True) -> Plan:
@@ -89,6 +95,9 @@ class _Made(NamedTuple):
 
 def run(report: Report, plan: Plan, device: torch.device) -> None:
     """Fills the report. What fails is in it, too."""
+    if why := why_not_compiled(device) if plan.compiles else "it was asked not to be":
+        report.skip("what torch.compile makes of either side", why)
+        plan = replace(plan, compiles=False)
     report.say("ceilings")
     measure_ceilings(report, device, side=plan.matrix_side, copied_bytes=plan.copied_bytes)
     report.settings["encoder operations"] = frame_work(plan.config, QUESTION_TOKENS)[ENCODER].operations
@@ -121,8 +130,6 @@ def run(report: Report, plan: Plan, device: torch.device) -> None:
         for variant in LAST_VARIANTS:
             _rows(report, made, variant, plan.compiled_batches)
         _rows(report, made, COMPILED_VARIANTS[0], plan.more_compiled_batches)
-    else:
-        report.skip("what torch.compile makes of either side", "it was asked not to be")
 
 
 def _chosen(report: Report, plan: Plan, networks: FrameNetworks, truth: Truth) -> _Made:

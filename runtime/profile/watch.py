@@ -6,17 +6,16 @@ so that a test can feed it any machine.
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from llamavid.runtime.profile.machine_state import CPUINFO, SYSTEM
+from llamavid.runtime.profile.processor_time import ProcessorTime
 
 EVERY_SECONDS = 0.5
 
@@ -41,7 +40,7 @@ _FORMAT, _LOOP = "--format=csv,noheader,nounits", f"--loop-ms={int(EVERY_SECONDS
 class Sample:
     """What was seen at one moment. Parts are of the cores' time since the last sample; None: not told."""
 
-    others: float = 0.0  # busy with what is not this process
+    others: float = 0.0  # busy with what neither this process nor one that it started does
     stolen: float = 0.0  # taken by the host of a virtual machine
     cpu_mhz: float | None = None  # the fastest core's, while this process worked
     gpu_mhz: float | None = None  # while it worked
@@ -55,7 +54,6 @@ def marks(samples: Sequence[Sample]) -> tuple[str, ...]:
     if not samples:
         return ()
     found = []
-    # One sample may be below 0: a decoding process counts as ours when it has ended.
     others = sum(each.others for each in samples) / len(samples)
     stolen = sum(each.stolen for each in samples) / len(samples)
     if others > OTHERS_AT_WORK:
@@ -121,9 +119,9 @@ class Watch:
         self._gpu.close()
 
     def _look(self) -> None:
-        before = _ProcessorTime.now()
+        before = ProcessorTime.now()
         while not self._over.wait(EVERY_SECONDS):
-            after = _ProcessorTime.now()
+            after = ProcessorTime.now()
             others, stolen, own = after.since(before)
             before = after
             gpu_mhz, gpu_celsius, slowed = self._gpu.latest
@@ -139,38 +137,6 @@ class Watch:
                     _throttled(),
                 )
             )
-
-
-@dataclass(frozen=True)
-class _ProcessorTime:
-    """Seconds of all cores together; own: this process and its ended children."""
-
-    at: float
-    busy: float
-    stolen: float
-    own: float
-
-    @classmethod
-    def now(cls) -> _ProcessorTime:
-        try:
-            words = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:9]
-        except OSError:
-            words = []
-        ticks = [int(word) / os.sysconf("SC_CLK_TCK") for word in words]
-        user, nice, system, _, _, interrupts, soft, stolen = ticks if len(ticks) == 8 else [0.0] * 8
-        own = os.times()
-        return cls(
-            time.monotonic(),
-            user + nice + system + interrupts + soft,
-            stolen,
-            own.user + own.system + own.children_user + own.children_system,
-        )
-
-    def since(self, before: _ProcessorTime) -> tuple[float, float, float]:
-        """Parts of all cores' time that others used and that were stolen; and how many cores were ours."""
-        spent = self.at - before.at
-        whole, own = spent * (os.cpu_count() or 1), self.own - before.own
-        return (self.busy - before.busy - own) / whole, (self.stolen - before.stolen) / whole, own / spent
 
 
 class _Gpu:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.gpu.compiling import why_not_compiled
 from benchmarks.gpu.errors import BOUNDS, relative
 from benchmarks.gpu.musts import BATCH, PUBLISHED, musts
 from benchmarks.gpu.page import page
@@ -122,6 +123,19 @@ def test_the_worst_frame_is_what_an_error_tells() -> None:
     assert relative(found, expected) == 1.0
     found[1, 0, 0] = math.inf
     assert math.isnan(relative(found, expected))
+
+
+def test_without_a_c_compiler_nothing_is_compiled_for_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "triton", torch)  # whatever is found
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    assert why_not_compiled(torch.device("cuda")) == "no C compiler is installed, which Triton calls"
+    assert why_not_compiled(torch.device("cpu")) == ""
+    (tmp_path / "gcc").write_text("#!/bin/sh\n")
+    (tmp_path / "gcc").chmod(0o755)
+    assert why_not_compiled(torch.device("cuda")) == ""
 
 
 WITHOUT = ["numpy", "transformers", "onnxruntime", "onnx", "av", "PIL", "matplotlib", "rich", "click"]

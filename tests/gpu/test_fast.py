@@ -68,14 +68,15 @@ def test_every_variant_is_within_its_bound(torch: Any, made: Any, name: str, bat
 
 
 def _variant(torch: Any, name: str) -> Any:
+    from benchmarks.gpu.compiling import why_not_compiled
     from benchmarks.gpu.fp8 import why_no_fp8
     from benchmarks.gpu.variants import Variant
 
     precision = next((each for each in ("bfloat16", "float8") if each in name), "float16")
     if precision == "float8" and (why := why_no_fp8(torch.device("cuda"))):
         pytest.skip(why)
-    if "compiled" in name:
-        needed("triton")
+    if "compiled" in name and (why := why_not_compiled(torch.device("cuda"))):
+        pytest.skip(why)
     return Variant(name, precision, "ours" in name, "compiled" in name, "graphed" in name)
 
 
@@ -162,15 +163,15 @@ def test_every_kernel_takes_every_head_size_or_says_so(
 @pytest.mark.parametrize("attention", ["KERNEL", "SPLIT"])
 @pytest.mark.parametrize("how", ["eager", "graph", "compiled graph"])
 def test_decoded_logits_follow_float32(torch: Any, attention: str, how: str) -> None:
-    from benchmarks.gpu.compiling import compiled_for, not_compiled
+    from benchmarks.gpu.compiling import compiled_for, not_compiled, why_not_compiled
     from benchmarks.gpu.errors import BOUNDS, exact_float32, relative
     from benchmarks.gpu.fast_language import Attention, FastLanguage
     from benchmarks.gpu.graphs import captured
     from benchmarks.gpu.plain_language import PlainLanguage, float32_logits
     from benchmarks.gpu.random_model import drawn
 
-    if "compiled" in how:
-        needed("triton")
+    if "compiled" in how and (why := why_not_compiled(torch.device("cuda"))):
+        pytest.skip(why)
     exact_float32()
     device = torch.device("cuda")
     with torch.device("meta"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 
 from llamavid.runtime.profile import machine_state
 from llamavid.runtime.profile import watch as watch_module
+from llamavid.runtime.profile.processor_time import ProcessorTime
 from llamavid.runtime.profile.watch import Sample, Watch, ceiling_marks, marks, read_gpu_line, told
 
 
@@ -29,9 +32,25 @@ def test_ceilings_that_were_measured_beside_other_programs_are_doubted_and_a_low
     assert ceiling_marks([]) == ()
 
 
-def test_a_decoding_process_that_ends_is_not_taken_for_another_program() -> None:
-    """Its time is others' while it runs, and ours, all at once, when it has ended."""
-    assert marks([Sample(others=0.5), Sample(others=-0.5)]) == ()
+def test_a_process_that_this_one_started_is_not_taken_for_another_program() -> None:
+    """Decoding, or a compiler's workers: its time is ours while it runs and when it has ended, and once."""
+    before = ProcessorTime.now()
+    grandchild = f"import subprocess; subprocess.run({[sys.executable, '-c', _BUSY]!r})"
+    with subprocess.Popen([sys.executable, "-c", grandchild], stdout=subprocess.PIPE) as started:
+        assert started.stdout is not None
+        started.stdout.readline()
+        alive = ProcessorTime.now().own - before.own
+        started.stdout.read()
+    ended = ProcessorTime.now().own - before.own
+    assert 0.2 < alive <= ended < alive + 0.5
+
+
+_BUSY = """
+import time
+while time.process_time() < 0.3: pass
+print(flush=True)
+while time.process_time() < 0.4: pass
+"""
 
 
 def test_time_that_the_virtual_machine_s_host_took_is_told() -> None:
