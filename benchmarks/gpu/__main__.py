@@ -57,6 +57,9 @@ def _watched(report: Report, plan: Plan, device: torch.device) -> None:
     with Watch(gpu) as watch:
         try:
             run(report, plan, device)
+        except (SystemExit, KeyboardInterrupt):
+            report.marks.append("the run was stopped before its end")
+            raise
         finally:
             if before:
                 report.settings |= {"clocks before": before, "clocks after": clocks(gpu)}
@@ -80,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--device", default="cuda", help="cuda, cuda:1, cpu (default: cuda)")
     made.add_argument("--size", choices=SIZES, default="7b", help="dimensions (default: 7b)")
-    made.add_argument("--seconds", type=float, default=540.0, help="what has not begun by then is left out")
+    made.add_argument("--seconds", type=float, default=510.0, help="what has not begun by then is left out")
     made.add_argument("--no-compile", dest="compile", action="store_false", help="without torch.compile")
     where = "default: $OUT, or benchmarks/results, or build where there is no GPU"
     made.add_argument("--output", type=Path, metavar="DIR", help=where)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -154,3 +155,21 @@ def test_torch_alone_is_enough_and_without_a_gpu_the_next_step_is_said() -> None
     assert done.returncode == 1
     assert "sees no GPU. Without one, --device cpu --size tiny" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_run_that_is_stopped_leaves_its_figures_and_says_so(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--size", "tiny", "--no-compile"]
+    with subprocess.Popen(
+        [*command, "--output", str(tmp_path)], stderr=subprocess.PIPE, text=True, cwd=ROOT
+    ) as running:
+        assert running.stderr is not None
+        for line in running.stderr:
+            if "float16 product" in line:
+                running.terminate()
+                break
+        running.stderr.read()
+    assert running.returncode == 128 + signal.SIGTERM
+    document = json.loads(next(tmp_path.glob("*.json")).read_text())
+    assert document["values"][0]["what"].startswith("float16 product")
+    assert "the run was stopped before its end" in document["marks"]
+    assert "**marked**: the run was stopped before its end" in next(tmp_path.glob("*.md")).read_text()
