@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+ONE_THREAD = ", this process's own time on one thread"  # of a title
 _PACKAGES = ("llamavid", "numpy", "onnxruntime", "av", "pillow", "torch", "transformers")
 _PEERS = ("openvino", "llama_cpp_python")
 

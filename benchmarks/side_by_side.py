@@ -36,7 +36,7 @@ from benchmarks.published import (
     text_related,
 )
 from benchmarks.quiet import QuietRounds
-from benchmarks.report import Line, in_turn, publish, ratio, skipped
+from benchmarks.report import ONE_THREAD, Line, in_turn, publish, ratio, skipped
 from llamavid.export.frame_types import FrameTypes, frame_types, write_frame_graphs
 from llamavid.export.precision import FP32, INT8
 from llamavid.export.rewrites import NONE
@@ -67,8 +67,9 @@ SIZE = dataclasses.replace(
 def main(threads: int | None) -> None:
     if threads:
         torch.set_num_threads(threads)
-    quiet, random = QuietRounds(PATIENCE_SECONDS), np.random.default_rng(0)
-    measure: Measure = partial(in_turn, clock=time.process_time) if threads == 1 else quiet.in_turn
+    quiet = None if threads == 1 else QuietRounds(PATIENCE_SECONDS)
+    measure: Measure = quiet.in_turn if quiet else partial(in_turn, clock=time.process_time)
+    random = np.random.default_rng(0)
     pixels = random.standard_normal((ENCODED, 3, 224, 224), np.float32)
     ids = np.arange(100, 100 + WORDS)[None]
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
@@ -85,12 +86,12 @@ def main(threads: int | None) -> None:
     command = " ".join(["python -m benchmarks.side_by_side", *([str(threads)] if threads else [])])
     if not find_spec("openvino"):
         lines.append(skipped("OpenVINO", "openvino"))
-    publish(
-        "side_by_side",
-        f"Side by side: encoder ({BLOCKS} blocks), text-related part",
-        command,
-        [*lines, quiet.line],
-    )
+    title = f"Side by side: encoder ({BLOCKS} blocks), text-related part"
+    if quiet:
+        lines.append(quiet.line)
+    else:
+        title += ONE_THREAD
+    publish("side_by_side", title, command, lines)
 
 
 def _lines(

@@ -93,7 +93,7 @@ def _sides(results: Mapping[str, Result]) -> str:
     for name in BESIDE:
         if name not in results:
             continue
-        parts.append(f"`{results[name].command}`")
+        parts.append(f"{results[name].title}: `{results[name].command}`")
         parts += [_group(what, sides) for what, sides in results[name].groups().items()]
     return "\n\n".join(parts)
 
@@ -139,7 +139,7 @@ def _lines(result: Result | None) -> str:
     if result is None:
         return ""
     rows = ((line.what, line.figure, line.note) for line in result.lines)
-    return f"`{result.command}`\n\n{_table(('what', 'figure', ''), rows)}"
+    return f"{result.title}: `{result.command}`\n\n{_table(('what', 'figure', ''), rows)}"
 
 
 def _missing(results: Mapping[str, Result]) -> Iterator[str]:

@@ -19,7 +19,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from benchmarks.report import Line, in_turn, publish, ratio
+from benchmarks.report import ONE_THREAD, Line, in_turn, publish, ratio
 from llamavid.bundle import open_bundle
 from llamavid.embedded import default_bundle, embedded_checkpoint, sample_clip, sample_questions
 from llamavid.model.llamavid import LlamaVid, load_model
@@ -59,7 +59,8 @@ def main(threads: int | None) -> None:
     )
     lines += _frames(model, threads, clock)
     command = " ".join(["python -m benchmarks.tiny_end_to_end", *([str(threads)] if threads else [])])
-    publish("tiny_end_to_end", "The embedded model, end to end", command, lines)
+    title = "The embedded model, end to end" + (ONE_THREAD if threads == 1 else "")
+    publish("tiny_end_to_end", title, command, lines)
 
 
 def _frames(model: LlamaVid, threads: int | None, clock: Callable[[], float]) -> list[Line]:
