@@ -53,6 +53,11 @@ def torch() -> Any:
 @pytest.fixture
 def cuda() -> Any:
     """Our CUDA calls, on a GPU."""
+    return our_cuda()
+
+
+def our_cuda() -> Any:
+    """For fixtures that live longer than a test."""
     from llamavid.errors import DeviceError
     from llamavid.runtime.tensorrt.cuda import Cuda
     from llamavid.runtime.tensorrt.device import require_gpu

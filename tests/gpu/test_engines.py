@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.gpu.conftest import needed
+from tests.gpu.conftest import needed, our_cuda
 
 pytestmark = pytest.mark.gpu
 
@@ -24,6 +24,7 @@ def relative(found: Any, expected: Any) -> float:
 @pytest.fixture(scope="module", params=["tensorrt", "tensorrt_rtx"])
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """An engine set for this very device, by each library that is installed."""
+    our_cuda()
     needed("onnxruntime", "onnx", "click", "sentencepiece", "tokenizers")
     import platform
 
