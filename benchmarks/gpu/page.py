@@ -16,6 +16,11 @@ from benchmarks.gpu.musts import musts, share_of
 from llamavid.runtime.profile.figures import WIDE
 
 TEXT_FREE, TEXT_RELATED = ("encoder", "content", "kept"), ("decoder", "context")
+_UNITS = {
+    "matrix ceiling": (1e12, "TFLOP/s"),
+    "bandwidth": (1e12, "TB/s"),
+    "encoder operations": (1e9, "GFLOP a frame"),
+}
 _PAPER = ("paper, A100, Q-Former", 1, 4.87, 0.01, 1.08, 0.02)  # Table 9
 
 
@@ -27,7 +32,8 @@ def page(document: dict[str, Any]) -> str:
         "frame against the plain networks in float32, on the same inputs, in the same run. A figure whose "
         "error is over its bound is void. `in one go` is from pixels to tokens; its tokens may be "
         f"{WHOLE:g} times as far off as a module's result. Ours reads a question once, before the frames; "
-        "published reads it with every frame.",
+        "published reads it with every frame. Every run of a module reads the same inputs: what fits into "
+        "the card's cache may come from there, on both sides.",
         _bullets(f"**marked**: {mark}" for mark in document["marks"]),
         _section("What must hold", _musts(document)),
         _section("A frame (Table 9)", _frames(document["rows"], document["settings"])),
@@ -36,7 +42,8 @@ def page(document: dict[str, Any]) -> str:
         _section("Machine", _bullets(f"{name}: {text}" for name, text in document["machine"].items())),
         _section("Bounds", _bullets(f"{name}: {bound:g}" for name, bound in BOUNDS.items())),
         _section(
-            "Settings", _bullets(f"{name}: {_text(value)}" for name, value in document["settings"].items())
+            "Settings",
+            _bullets(f"{name}: {_setting(name, value)}" for name, value in document["settings"].items()),
         ),
     ]
     return "\n\n".join(filter(None, parts))
@@ -118,6 +125,11 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
         return ""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *([_text(cell) for cell in row] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _setting(name: str, value: Any) -> str:
+    size, unit = _UNITS.get(name, (1, ""))
+    return f"{_text(value / size)} {unit}" if unit else _text(value)
 
 
 def _text(cell: Any) -> str:

@@ -48,6 +48,7 @@ def test_what_must_hold_is_read_off_the_rows(report: Report) -> None:
     assert text.found == pytest.approx(0.1)
     assert share.found == pytest.approx(5.3e11 / 1.2e-3 / 7e14)
     assert [must.verdict for must in (total, text, share)] == ["holds"] * 3
+    assert "- matrix ceiling: 700 TFLOP/s\n- encoder operations: 530 GFLOP a frame" in page(report.document())
 
 
 @pytest.mark.parametrize("error", [math.nan, math.inf, 0.3])
