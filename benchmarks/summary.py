@@ -18,6 +18,7 @@ from benchmarks.recorded import Result, read_results
 from benchmarks.report import RESULTS, Line
 from benchmarks.summary_plots import draw_second_question, draw_sides
 from llamavid.replacing import replacing
+from llamavid.runtime.profile.document import STAGE_WORDS
 
 # What `make bench` runs, in its order; a test holds both together.
 BENCHMARKS = (
@@ -131,7 +132,7 @@ def _stages(model: str, questions: Mapping[str, Mapping[str, Line]]) -> str:
     for stage in dict.fromkeys([*anew, *second]):
         lines = [each.get(stage) for each in (anew, second)]
         note = next(line.note for line in lines if line)
-        rows.append((stage, *(line.figure if line else "" for line in lines), note))
+        rows.append((STAGE_WORDS.get(stage, stage), *(line.figure if line else "" for line in lines), note))
     return _table((model, "asking anew", "second question", ""), rows)
 
 

@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 from benchmarks.recorded import Result
 from benchmarks.report import Line
 from llamavid.replacing import replacing
+from llamavid.runtime.profile.document import STAGE_WORDS
 
 Groups = Mapping[str, Mapping[str, Line]]
 
@@ -76,7 +77,7 @@ def draw_second_question(result: Result, file: Path) -> None:
         axes = figure.subplots(len(models), 1, squeeze=False)[:, 0]
         for axis, (model, questions) in zip(axes, models.items(), strict=True):
             _draw_stages(axis, model, [questions.get(each, {}) for each in ("second", "anew")])
-        handles = [Patch(color=color, label=stage) for stage, color in _STAGES.items()]
+        handles = [Patch(color=color, label=STAGE_WORDS[stage]) for stage, color in _STAGES.items()]
         figure.legend(handles=handles, ncols=len(handles), frameon=False, loc="outside lower center")
         _save(figure, file)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib
 
 from llamavid.replacing import replacing
+from llamavid.runtime.profile.document import STAGE_WORDS
 
 if TYPE_CHECKING:
     from llamavid.runtime.profile.document import Profile, QuestionFigures, Reached
@@ -105,7 +106,8 @@ def _draw_questions(panel: Any, questions: QuestionFigures) -> None:
         begin = 0.0
         for stage, spent in questions.stages[name].items():
             color = _STAGE_COLORS.get(stage, _PALE)
-            panel.barh(at, spent, 0.5, left=begin, color=color, label=None if stage in shown else stage)
+            label = None if stage in shown else STAGE_WORDS.get(stage, stage)
+            panel.barh(at, spent, 0.5, left=begin, color=color, label=label)
             shown.add(stage)
             begin += spent
         whole = getattr(questions, name).median

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from llamavid.console import printable
+from llamavid.runtime.profile.document import STAGE_WORDS
 
 if TYPE_CHECKING:
     from llamavid.runtime.profile.comparing import Comparison
@@ -100,7 +101,7 @@ def _rest(profile: Profile) -> Iterable[str]:
 
 
 def _stages(stages: dict[str, float]) -> str:
-    return ", ".join(f"{name} {_ms(spent)}" for name, spent in stages.items())
+    return ", ".join(f"{STAGE_WORDS.get(name, name)} {_ms(spent)}" for name, spent in stages.items())
 
 
 def _reached(profile: Profile) -> Iterable[str]:

@@ -19,6 +19,17 @@ FORMAT_VERSION = 1
 _LIMIT = 4 << 20  # bytes; ours are some 10 kB
 
 TEXT_FREE, TEXT_RELATED, TOTAL = "text-free", "text-related", "total"
+# What people read for a session's stages, which are named after graphs: the words of Table 9.
+STAGE_WORDS = {
+    "decode_video": "decode",
+    "pixels": "pixels",
+    "vision": "encoder",
+    "content": "content",
+    "context": TEXT_RELATED,
+    "sequence": "sequence",
+    "prefill": "prefill",
+    "decode": "answer",
+}
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def test_a_coarser_rounding_than_the_peer_s_is_told_and_not_counted(recorded: Pa
 def test_two_questions_stand_side_by_side_stage_by_stage(recorded: Path) -> None:
     written = page(read_results(recorded))
     assert "| whole depth, composed | asking anew | second question |  |" in written
-    assert "| vision | 500 s |  |  |" in written
+    assert "| encoder | 500 s |  |  |" in written
     assert "| prefill | 50 s | 50 s | 14 times as measured |" in written
     assert "| whole depth, composed: times sooner | 11 x | must be 5 |" in written
 
