@@ -161,6 +161,15 @@ def test_a_plot_is_a_picture(tmp_path: Path) -> None:
         assert picture.width > 1000
 
 
+def test_a_plot_that_could_not_be_written_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    file = tmp_path / "absent" / "profile.png"
+    done = typed(*QUICK, "--plot", file)
+    assert done.exit_code == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith(f"error: --plot {file}: {file.parent} is no folder; expected a file to write.")
+    assert done.stdout == ""
+
+
 def test_a_plot_without_matplotlib_is_one_line_before_anything_is_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -175,4 +175,6 @@ def _merged(products: dict[str, float]) -> dict[float, str]:
 
 
 def _point_name(reached: Reached) -> str:
+    if reached.module == "decode":
+        return "a token"
     return reached.module if reached.module not in _BARS else f"{reached.module}, batch {reached.batch}"

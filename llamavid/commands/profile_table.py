@@ -120,8 +120,9 @@ def _reached_row(each: Reached) -> str:
         share = f"{each.share:7.1%} of {each.bound}"
         if each.share > 1:
             share += ": rewrites need fewer operations, or the ceilings were measured under load"
+    name = "a token" if each.module == "decode" else each.module
     return (
-        f"{each.module:{_NAME}} {each.batch:5} {_si(each.operations):>10} {_si(each.bytes):>8}B {floor:>10} "
+        f"{name:{_NAME}} {each.batch:5} {_si(each.operations):>10} {_si(each.bytes):>8}B {floor:>10} "
         f"{_ms(each.measured):>10}  {share}"
     )
 

@@ -82,8 +82,14 @@ def profile(
         return
     if unlike:
         raise UsageError("--unlike without --compare", expected="--compare A.json B.json --unlike")
-    if plot:
+    if plot:  # before minutes of measuring
         require_extra("plot", "matplotlib")
+        if not plot.absolute().parent.is_dir():
+            raise UsageError(
+                f"--plot {plot}: {plot.parent} is no folder",
+                expected="a file to write",
+                next_step="Make the folder, or choose another.",
+            )
     made = _measured(words, quiet=as_json, **options)
     for note in made.notes:
         remark(note)

@@ -11,7 +11,7 @@ from llamavid.runtime.profile.document import FrameFigures, LanguageFigures, Pro
 from llamavid.runtime.profile.stages import Origin
 from llamavid.work import GRAPH_OF, MODULES, Work, decode_work, frame_work, prefill_work
 
-PREFILL, DECODE = "prefill", "decode"  # modules of the language model
+PREFILL, DECODE = "prefill", "decode"  # modules of the language model; DECODE is one token
 
 
 def roofline(
