@@ -2,17 +2,17 @@
 
     text = with_kernels(file.read_bytes(), Kernels.BEST)
 
-An attention becomes ONNX Runtime's MultiHeadAttention, which takes rows as the projections give them and
-leaves scores in the cache: no transposed copies. An int8 product becomes our own operator where the
-processor runs it (`native/src/int8_product.h`), with its bias, the GELU behind it and the rounding for the
-next product; elsewhere ONNX Runtime's MatMulIntegerToFloat, to which it fuses Q/DQ by itself, but without
+Attentions and int8 products become operators of our own where the processor runs them
+(`native/src/attention.h`, `native/src/int8_product.h`), which take in their biases, GELU and the rounding
+for the next product; elsewhere ONNX Runtime's. Its MultiHeadAttention takes rows as the projections give
+them and leaves scores in the cache; its MatMulIntegerToFloat is what it fuses Q/DQ to by itself, but without
 the bias. A file stays what every other reader understands; here nodes that carry a remark
 (`llamavid.remarks`) are replaced, and what only they needed is dropped.
 
 Note [Fields]
     Numbers of fields, from onnx.proto, which never change: ModelProto.graph 7, .opset_import 8;
     GraphProto.node 1, .initializer 5, .output 12; ValueInfoProto.name 1; TensorProto.data_type 2, .name 8,
-    .raw_data 9; OperatorSetIdProto.domain 1, .version 2.
+    .raw_data 9, .dims 1; OperatorSetIdProto.domain 1, .version 2.
 
 Note [Signs]
     x86 multiplies unsigned by signed levels, so activations get 128 more and a zero point of 128, as ONNX
@@ -22,13 +22,13 @@ Note [Signs]
 from __future__ import annotations
 
 import platform
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 
 from llamavid.protobuf import Field, bytes_field, fields, number_field, text_field, written
 from llamavid.remarks import KEY, Attention, Int8Product, remark_of
 from llamavid.runtime.implementation import native_or_none
+from llamavid.runtime.joined_nodes import OURS, ZERO, joined
 from llamavid.runtime.onnx_nodes import Node, float_attribute, int_attribute, node_bytes, node_of
 
 
@@ -40,10 +40,9 @@ class Kernels(Enum):
     BEST = "ours where this processor runs them, else ONNX Runtime's"
 
 
-_OURS, _MICROSOFT = "llamavid", "com.microsoft"
+_MICROSOFT = "com.microsoft"
 _GRAPH, _OPSET = 7, 8
 _NODE, _WEIGHT, _GRAPH_OUTPUT = 1, 5, 12
-_ZERO = "llamavid.zero point"
 _UINT8, _INT8 = (2, b"\x80"), (3, b"\x00")  # TensorProto.DataType, and the zero point in it
 _LEVELS = _UINT8 if platform.machine() in ("x86_64", "AMD64") else _INT8  # Note [Signs]
 
@@ -57,7 +56,7 @@ def with_kernels(model: bytes, kernels: Kernels = Kernels.BEST) -> bytes:
     if kernels is Kernels.STANDARD or KEY.encode() not in model:
         return model
     ours = kernels is Kernels.BEST and our_library() is not None
-    opset = bytes_field(_OPSET, written([text_field(1, _OURS), number_field(2, 1)]))
+    opset = bytes_field(_OPSET, written([text_field(1, OURS), number_field(2, 1)]))
     return written(
         [
             *(
@@ -81,8 +80,8 @@ def _graph(graph: bytes, ours: bool) -> bytes:
     nodes = _replaced((node_of(part.data) for part in parts if part.number == _NODE), ours)
     nodes = _needed(nodes, outputs)
     if ours:
-        nodes = _joined(nodes, outputs)
-    zero = [bytes_field(_WEIGHT, _zero_point())] if any(_ZERO in node.inputs for node in nodes) else []
+        nodes = _needed(joined(nodes, outputs, _vectors(parts)), outputs)
+    zero = [bytes_field(_WEIGHT, _zero_point())] if any(ZERO in node.inputs for node in nodes) else []
     return written(
         [
             *(bytes_field(_NODE, node_bytes(node)) for node in nodes),
@@ -100,12 +99,12 @@ def _replaced(nodes: Iterable[Node], ours: bool) -> Sequence[Node]:
         note = node.note(KEY)
         remark = remark_of(note) if note is not None else None
         if isinstance(remark, Attention):
-            new.append(_attention(remark, node))
+            new.append((_our_attention if ours else _microsoft_attention)(remark, node))
         elif isinstance(remark, Int8Product):
             levels = f"{remark.x} in levels of {remark.step}"
             if levels not in rounded:
                 rounded.add(levels)
-                new.append(Node("QuantizeLinear", (remark.x, remark.step, _ZERO), (levels,), name=levels))
+                new.append(Node("QuantizeLinear", (remark.x, remark.step, ZERO), (levels,), name=levels))
             new.append((_our_product if ours else _microsoft_product)(remark, levels, node))
         else:
             new.append(node)
@@ -121,44 +120,20 @@ def _needed(nodes: Sequence[Node], outputs: Iterable[str]) -> Sequence[Node]:
     return kept[::-1]
 
 
-def _joined(nodes: Sequence[Node], outputs: Collection[str]) -> Sequence[Node]:
-    """Our products with the GELU and the rounding that alone take what they give."""
-    users: dict[str, list[Node]] = {}
-    for node in nodes:
-        for name in node.inputs:
-            users.setdefault(name, []).append(node)
-
-    def only_user(node: Node) -> Node | None:
-        (value,) = node.outputs
-        return users[value][0] if value not in outputs and len(users[value]) == 1 else None
-
-    new: list[Node] = []
-    gone: set[str] = set()  # values of nodes that a product took in
-    for node in nodes:
-        if node.outputs[0] in gone:
-            continue
-        if (node.domain, node.kind) == (_OURS, "Int8Product"):
-            after = only_user(node)
-            if after and after.kind == "Gelu" and not after.attributes:
-                node = replace(node, outputs=after.outputs, attributes=(int_attribute("gelu", 1),))
-                gone.update(node.outputs)
-                after = only_user(node)
-            if after and after.kind == "QuantizeLinear" and after.inputs[2] == _ZERO:
-                inputs = (*node.inputs[:4], after.inputs[1], *node.inputs[4:])
-                node = replace(node, kind="Int8ProductRounded", inputs=inputs, outputs=after.outputs)
-                gone.update(node.outputs)
-        new.append(node)
-    return new
+def _our_attention(attention: Attention, node: Node) -> Node:
+    attributes = (int_attribute("heads", attention.heads), float_attribute("scale", attention.scale))
+    inputs = (attention.q, attention.k, attention.v)
+    return Node("Attention", inputs, node.outputs, OURS, node.name, attributes)
 
 
-def _attention(attention: Attention, node: Node) -> Node:
+def _microsoft_attention(attention: Attention, node: Node) -> Node:
     attributes = (int_attribute("num_heads", attention.heads), float_attribute("scale", attention.scale))
     inputs = (attention.q, attention.k, attention.v)
     return Node("MultiHeadAttention", inputs, node.outputs, _MICROSOFT, node.name, attributes)
 
 
 def _microsoft_product(product: Int8Product, levels: str, node: Node) -> Node:
-    factors = (levels, product.levels, product.step, product.scales, _ZERO)
+    factors = (levels, product.levels, product.step, product.scales, ZERO)
     bias = ("", product.bias) if product.bias else ()  # between them the weight's zero point, which is 0
     return Node("MatMulIntegerToFloat", (*factors, *bias), node.outputs, _MICROSOFT, node.name)
 
@@ -166,12 +141,22 @@ def _microsoft_product(product: Int8Product, levels: str, node: Node) -> Node:
 def _our_product(product: Int8Product, levels: str, node: Node) -> Node:
     bias = (product.bias,) if product.bias else ()
     inputs = (levels, product.levels, product.step, product.scales, *bias)
-    return Node("Int8Product", inputs, node.outputs, _OURS, node.name, (int_attribute("gelu", 0),))
+    return Node("Int8Product", inputs, node.outputs, OURS, node.name, (int_attribute("gelu", 0),))
+
+
+def _vectors(parts: Iterable[Field]) -> set[str]:
+    """Weights of one dimension."""
+    weights = (part.data for part in parts if part.number == _WEIGHT)
+    return {next(_texts(weight, 8)) for weight in weights if len(_dimensions(weight)) == 1}
+
+
+def _dimensions(weight: bytes) -> Sequence[bytes]:
+    return [field.data for field in fields(weight) if field.number == 1]
 
 
 def _zero_point() -> bytes:
     kind, value = _LEVELS
-    return written([number_field(2, kind), text_field(8, _ZERO), bytes_field(9, value)])
+    return written([number_field(2, kind), text_field(8, ZERO), bytes_field(9, value)])
 
 
 def _name_of(value: bytes) -> str:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import erf
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
-from llamavid.runtime.kernels import our_library
+from tests.runtime.our_operators import RUN_HERE, operator
 
 Array = np.ndarray[Any, Any]
 
-LIBRARY = our_library()
-pytestmark = pytest.mark.skipif(LIBRARY is None, reason="the processor has no AVX-512 VNNI")
+pytestmark = RUN_HERE
 
 STEP, NEXT_STEP = np.float32(0.03), np.float32(0.05)
 # Rows, K, N: of every tile, whole and partial panels, K and N of EVA-g and the Q-Former.
@@ -30,30 +28,14 @@ SHAPES = [
 ]
 
 
-def session(
-    weight: Array, scales: Array, bias: Array | None, *, rounds: bool, gelu: int, threads: int = 1
-) -> ort.InferenceSession:
-    constants = {"weight": weight, "step": STEP, "scales": scales}
-    if rounds:
-        constants["next_step"] = NEXT_STEP
-    if bias is not None:
-        constants["bias"] = bias
-    kind = "Int8ProductRounded" if rounds else "Int8Product"
-    node = helper.make_node(kind, ["levels", *constants], ["y"], domain="llamavid", gelu=gelu)
-    graph = helper.make_graph(
-        [node],
-        "product",
-        [helper.make_tensor_value_info("levels", TensorProto.UINT8, ["a", "b", len(weight)])],
-        [helper.make_tensor_value_info("y", TensorProto.UINT8 if rounds else TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
-    )
-    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("llamavid", 1)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4
-    options.register_custom_ops_library(LIBRARY)
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+def product(
+    weight: Array, scales: Array, bias: Array | None, *, rounds: bool = False, gelu: int = 0, threads: int = 1
+) -> Callable[..., Array]:
+    """levels -> y."""
+    steps = {"next_step": np.asarray(NEXT_STEP)} if rounds else {}
+    constants = {"weight": weight, "step": np.asarray(STEP), "scales": scales, **steps, "bias": bias}
+    kind, gives = ("Int8ProductRounded", np.uint8) if rounds else ("Int8Product", np.float32)
+    return operator(kind, {"levels": np.uint8}, constants, gives=gives, threads=threads, gelu=gelu)
 
 
 def drawn(rows: int, k: int, n: int) -> tuple[Array, Array, Array, Array]:
@@ -78,30 +60,24 @@ def gelu(x: Array) -> Array:
 @pytest.mark.parametrize(("rows", "k", "n"), SHAPES)
 def test_a_product_is_exact(rows: int, k: int, n: int, threads: int) -> None:
     levels, weight, scales, bias = drawn(rows, k, n)
-    (found,) = session(weight, scales, bias, rounds=False, gelu=0, threads=threads).run(
-        None, {"levels": levels}
-    )
+    found = product(weight, scales, bias, threads=threads)(levels=levels)
     np.testing.assert_array_equal(found, expected(levels, weight, scales, bias))
 
 
 def test_the_largest_sums_do_not_overflow() -> None:
     k = 65536
     weight = np.full((k, 1), -128, np.int8)
-    run = session(weight, np.ones(1, np.float32), None, rounds=False, gelu=0).run
+    run = product(weight, np.ones(1, np.float32), None)
     for level in (0, 255):
-        (found,) = run(None, {"levels": np.full((1, 1, k), level, np.uint8)})
+        found = run(levels=np.full((1, 1, k), level, np.uint8))
         assert found.item() == np.float32((level - 128) * -128 * k) * STEP
 
 
 def test_rows_of_several_batches_keep_their_shape() -> None:
     levels, weight, scales, _ = drawn(12, 8, 5)
-    (found,) = session(weight, scales, None, rounds=False, gelu=0).run(
-        None, {"levels": levels.reshape(3, 4, 8)}
-    )
+    found = product(weight, scales, None)(levels=levels.reshape(3, 4, 8))
     np.testing.assert_array_equal(found, expected(levels, weight, scales, None).reshape(3, 4, 5))
-    (none,) = session(weight, scales, None, rounds=False, gelu=0).run(
-        None, {"levels": levels.reshape(3, 4, 8)[:0]}
-    )
+    none = product(weight, scales, None)(levels=levels.reshape(3, 4, 8)[:0])
     assert none.shape == (0, 4, 5)
 
 
@@ -109,7 +85,7 @@ def test_gelu_is_that_of_the_error_function() -> None:
     weight = np.ones((4, 1), np.int8)
     scales = np.full(1, 8 / 512 / STEP, np.float32)  # from -8 to 8
     levels = np.arange(256, dtype=np.uint8)[None, :, None].repeat(4, axis=2)
-    (found,) = session(weight, scales, None, rounds=False, gelu=1).run(None, {"levels": levels})
+    found = product(weight, scales, None, gelu=1)(levels=levels)
     np.testing.assert_allclose(found, gelu(expected(levels, weight, scales, None)), atol=1.5e-6)
 
 
@@ -117,7 +93,7 @@ def test_gelu_is_that_of_the_error_function() -> None:
 def test_rounding_is_that_of_quantize_linear(apply: int) -> None:
     levels, weight, scales, bias = drawn(31, 64, 200)
     scales *= 200  # so that some fall beyond the last level
-    (found,) = session(weight, scales, bias, rounds=True, gelu=apply).run(None, {"levels": levels})
+    found = product(weight, scales, bias, rounds=True, gelu=apply)(levels=levels)
     y = expected(levels, weight, scales, bias)
     exact = (gelu(y) if apply else y) / NEXT_STEP
     levels_of = np.clip(np.rint(exact), -128, 127) + 128
@@ -130,9 +106,7 @@ def test_rounding_is_that_of_quantize_linear(apply: int) -> None:
 def test_what_is_not_finite_rounds_to_an_end() -> None:
     weight, scales = np.ones((4, 3), np.int8), np.ones(3, np.float32)
     bias = np.array([np.inf, -np.inf, 1e30], np.float32)
-    (found,) = session(weight, scales, bias, rounds=True, gelu=0).run(
-        None, {"levels": np.zeros((1, 1, 4), np.uint8)}
-    )
+    found = product(weight, scales, bias, rounds=True)(levels=np.zeros((1, 1, 4), np.uint8))
     assert found.ravel().tolist() == [255, 0, 255]
 
 
@@ -142,10 +116,10 @@ def test_what_is_not_finite_rounds_to_an_end() -> None:
 )
 def test_a_weight_that_does_not_fit_is_refused(weight: tuple[int, ...], scales: int, says: str) -> None:
     with pytest.raises(Exception, match=says):
-        session(np.ones(weight, np.int8), np.ones(scales, np.float32), None, rounds=False, gelu=0)
+        product(np.ones(weight, np.int8), np.ones(scales, np.float32), None)
 
 
 def test_levels_of_another_width_are_refused() -> None:
-    run = session(np.ones((8, 2), np.int8), np.ones(2, np.float32), None, rounds=False, gelu=0).run
+    run = product(np.ones((8, 2), np.int8), np.ones(2, np.float32), None)
     with pytest.raises(Exception, match=r"(?i)levels"):
-        run(None, {"levels": np.zeros((1, 1, 4), np.uint8)})
+        run(levels=np.zeros((1, 1, 4), np.uint8))

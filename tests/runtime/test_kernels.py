@@ -76,7 +76,7 @@ def test_it_computes_what_the_standard_operators_do(tmp_path: Path, graph: str, 
 
 def test_every_attention_is_one_operator_and_nothing_of_it_is_left(tmp_path: Path) -> None:
     files = graphs(tmp_path)
-    vision, context = (kinds(with_kernels(files[name].read_bytes())) for name in files)
+    vision, context = (kinds(with_kernels(files[name].read_bytes(), Kernels.ONNX_RUNTIME)) for name in files)
     assert vision.count("MultiHeadAttention") == BLOCKS
     assert "Softmax" not in vision
     # Absorbed cross-attentions and the context attention, of one head, are written otherwise.
@@ -87,7 +87,7 @@ def test_every_attention_is_one_operator_and_nothing_of_it_is_left(tmp_path: Pat
 def test_a_masked_attention_stays_as_it_is(tmp_path: Path) -> None:
     """Raw BERT's words look back only; what they see of the frame is not masked."""
     context = graphs(tmp_path, bert_type="raw_bert_layer:2")["context"].read_bytes()
-    found = kinds(with_kernels(context))
+    found = kinds(with_kernels(context, Kernels.ONNX_RUNTIME))
     assert found.count("MultiHeadAttention") == found.count("Softmax") - 1 == 2
 
 
@@ -162,16 +162,29 @@ def test_values_are_rounded_once_for_all_their_products(in_int8: Graphs) -> None
 
 @OURS
 @pytest.mark.parametrize("graph", ["vision", "content", "context"])
-def test_our_products_take_in_gelu_and_the_rounding_behind_it(in_int8: Graphs, graph: str) -> None:
+def test_our_operators_take_in_gelu_and_the_rounding_behind_them(in_int8: Graphs, graph: str) -> None:
     theirs, ours = (
         kinds(with_kernels(in_int8[graph].read_bytes(), kernels))
         for kernels in (Kernels.ONNX_RUNTIME, Kernels.BEST)
     )
-    rounded = ours.count("Int8ProductRounded")
-    assert rounded == theirs.count("Gelu") > 0
-    assert rounded + ours.count("Int8Product") == theirs.count("MatMulIntegerToFloat")
-    assert theirs.count("QuantizeLinear") - rounded == ours.count("QuantizeLinear")
+    products, attentions = ours.count("Int8ProductRounded"), ours.count("AttentionRounded")
+    assert products == theirs.count("Gelu") > 0
+    assert products + ours.count("Int8Product") == theirs.count("MatMulIntegerToFloat")
+    assert attentions == theirs.count("MultiHeadAttention")
+    assert theirs.count("QuantizeLinear") - products - attentions == ours.count("QuantizeLinear")
     assert "Gelu" not in ours
+    assert "Attention" not in ours
+
+
+@OURS
+def test_our_attention_takes_in_its_biases_and_the_split_of_a_joined_product(tmp_path: Path) -> None:
+    file = graphs(tmp_path)["vision"]
+    theirs, ours = (
+        kinds(with_kernels(file.read_bytes(), own)) for own in (Kernels.ONNX_RUNTIME, Kernels.BEST)
+    )
+    assert ours.count("Attention") == theirs.count("Split") == BLOCKS
+    assert theirs.count("Add") - ours.count("Add") == 2 * BLOCKS  # of queries and of values
+    assert "Split" not in ours
 
 
 @OURS
