@@ -19,6 +19,7 @@ from llamavid.bundle import GRAPHS, Bundle, open_bundle
 from llamavid.errors import DeviceError
 from llamavid.memory import available_memory
 from llamavid.runtime.implementation import implementation, simd
+from llamavid.runtime.kernels import our_library
 from llamavid.targets import Library
 
 _EXTRAS = {  # extra -> what it needs, and what it is for
@@ -36,7 +37,16 @@ class Finding:
 
 def examine(bundle: Path | None = None) -> list[Finding]:
     """Findings about this machine, then about `bundle`. Raises `BundleError` when that is not sound."""
-    findings = [_software(), _processor(), _memory(), _onnx_runtime(), _pixels(), _decoding(), _gpu()]
+    findings = [
+        _software(),
+        _processor(),
+        _memory(),
+        _onnx_runtime(),
+        _operators(),
+        _pixels(),
+        _decoding(),
+        _gpu(),
+    ]
     findings += [*_libraries(), *(_extra(name) for name in _EXTRAS)]
     if bundle is None:
         return findings
@@ -89,6 +99,12 @@ def _pixels() -> Finding:
     used = implementation()
     slower = "numpy: equal and slower; reinstall where a C++17 compiler is"
     return Finding("pixels", used == "native", f"native, {simd()}" if used == "native" else slower)
+
+
+def _operators() -> Finding:
+    """What runs int8 products and attentions on the CPU."""
+    theirs = "ONNX Runtime's; our faster ones need a processor with AVX-512 VNNI"
+    return Finding("operators", True, "ours, AVX-512 VNNI" if our_library() else theirs)
 
 
 def _decoding() -> Finding:

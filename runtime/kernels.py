@@ -71,7 +71,7 @@ def with_kernels(model: bytes, kernels: Kernels = Kernels.BEST) -> bytes:
 def our_library() -> str | None:
     """Where our operators are, if this processor runs them: what ONNX Runtime's session is told to load."""
     native = native_or_none()
-    return native.__file__ if native is not None and native.multiplies_int8() else None
+    return native.__file__ if native is not None and native.runs_operators() else None
 
 
 def _graph(graph: bytes, ours: bool) -> bytes:
@@ -115,7 +115,7 @@ def _needed(nodes: Sequence[Node], outputs: Iterable[str]) -> Sequence[Node]:
     needed, kept = set(outputs), []
     for node in reversed(nodes):  # a node comes after those that it takes from
         if needed.intersection(node.outputs):
-            needed.update(node.inputs)
+            needed.update(filter(None, node.inputs))
             kept.append(node)
     return kept[::-1]
 

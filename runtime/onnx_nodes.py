@@ -32,6 +32,14 @@ class Node:
     attributes: tuple[Field, ...] = ()
     rest: tuple[Field, ...] = ()  # metadata and what else it came with
 
+    def float_of(self, attribute: str, default: float) -> float:
+        """A number that is its attribute."""
+        for field in self.attributes:
+            parts = {part.number: part.data for part in fields(field.data)}
+            if parts[1].decode() == attribute:
+                return float(struct.unpack("<f", parts[2])[0])
+        return default
+
     def note(self, key: str) -> str | None:
         """Its metadata of that key."""
         for field in self.rest:

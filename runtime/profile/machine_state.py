@@ -13,6 +13,7 @@ from pathlib import Path
 
 from llamavid import __version__
 from llamavid.runtime.implementation import implementation, simd
+from llamavid.runtime.kernels import our_library
 
 SYSTEM = Path("/sys")
 CPUINFO, _TEGRA = Path("/proc/cpuinfo"), Path("/etc/nv_tegra_release")
@@ -52,6 +53,7 @@ def machine_state() -> dict[str, str]:
         **{name: metadata.version(name) for name in _PACKAGES},
         "JetPack": (_words(_TEGRA).splitlines() or [""])[0].lstrip("# "),
         "driver": _gpu("driver_version"),
+        "operators": "ours" if our_library() else "ONNX Runtime's",
         "CPU clock, highest": f"{int(highest) // 1000} MHz" if highest.isdecimal() else "",
         "jetson_clocks": _jetson_clocks(),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,15 +25,17 @@ def operator(
     values: Mapping[str, type[np.generic]],
     constants: Mapping[str, Array | None],
     *,
-    gives: type[np.generic],
+    gives: Sequence[type[np.generic] | None],
     threads: int = 1,
     **attributes: float,
-) -> Callable[..., Array]:
-    """Takes `values`, each of a type, in the order of the inputs; `constants` come behind, None: left out."""
+) -> Callable[..., list[Array]]:
+    """Takes `values`, each of a type, in the order of the inputs; `constants` come behind, and its outputs
+    have types. None: left out."""
     names = [*values, *(name if value is not None else "" for name, value in constants.items())]
     while names[-1] == "":
         names.pop()
-    node = helper.make_node(kind, names, ["y"], domain="llamavid", **attributes)
+    outputs = [f"output {place}" if of else "" for place, of in enumerate(gives)]
+    node = helper.make_node(kind, names, outputs, domain="llamavid", **attributes)
     graph = helper.make_graph(
         [node],
         kind,
@@ -42,7 +44,11 @@ def operator(
             for name, of in values.items()
             if name
         ],
-        [helper.make_tensor_value_info("y", _TYPES[np.dtype(gives)], None)],
+        [
+            helper.make_tensor_value_info(name, _TYPES[np.dtype(of)], None)
+            for name, of in zip(outputs, gives, strict=True)
+            if of
+        ],
         [numpy_helper.from_array(value, name) for name, value in constants.items() if value is not None],
     )
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("llamavid", 1)]
@@ -52,4 +58,4 @@ def operator(
     options.log_severity_level = 4
     options.register_custom_ops_library(LIBRARY)
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return lambda **given: np.asarray(session.run(None, given)[0])
+    return lambda **given: [np.asarray(value) for value in session.run(None, given)]

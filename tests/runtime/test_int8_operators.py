@@ -35,7 +35,8 @@ def product(
     steps = {"next_step": np.asarray(NEXT_STEP)} if rounds else {}
     constants = {"weight": weight, "step": np.asarray(STEP), "scales": scales, **steps, "bias": bias}
     kind, gives = ("Int8ProductRounded", np.uint8) if rounds else ("Int8Product", np.float32)
-    return operator(kind, {"levels": np.uint8}, constants, gives=gives, threads=threads, gelu=gelu)
+    run = operator(kind, {"levels": np.uint8}, constants, gives=[gives], threads=threads, gelu=gelu)
+    return lambda levels: run(levels=levels)[0]
 
 
 def drawn(rows: int, k: int, n: int) -> tuple[Array, Array, Array, Array]:

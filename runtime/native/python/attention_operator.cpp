@@ -7,7 +7,10 @@
 
 #include "attention.h"
 
+#include "kernels.h"
 #include "operator_support.h"
+
+#ifdef LLAMAVID_X86
 
 namespace llamavid::onnxruntime {
 namespace {
@@ -118,3 +121,5 @@ OrtCustomOp op_of() {
 OrtCustomOp attention(bool rounds) { return rounds ? op_of<true>() : op_of<false>(); }
 
 }  // namespace llamavid::onnxruntime
+
+#endif

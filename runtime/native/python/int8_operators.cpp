@@ -7,7 +7,10 @@
 
 #include "int8_product.h"
 #include "mapped_file.h"
+#include "kernels.h"
 #include "operator_support.h"
+
+#ifdef LLAMAVID_X86
 
 namespace llamavid::onnxruntime {
 namespace {
@@ -92,3 +95,5 @@ OrtCustomOp op_of() {
 OrtCustomOp int8_product(bool rounds) { return rounds ? op_of<true>() : op_of<false>(); }
 
 }  // namespace llamavid::onnxruntime
+
+#endif

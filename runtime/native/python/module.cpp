@@ -5,7 +5,7 @@
 
 #include <new>
 
-#include "int8_product.h"
+#include "kernels.h"
 
 namespace nb = nanobind;
 
@@ -17,7 +17,7 @@ void check(llamavid_status status) {
 NB_MODULE(_native, module) {
     module.doc() = "LLaMA-VID's native core; see llamavid/runtime.h.";
     module.def("version", &llamavid_version, "The version of the native core.");
-    module.def("multiplies_int8", &llamavid::multiplies_int8,
+    module.def("runs_operators", &llamavid::runs_operators,
                "Whether the operators of onnxruntime_operators.cpp run on this processor.");
     define_pixels(module);
     define_sequence(module);

@@ -75,6 +75,7 @@ enum Place : size_t {  // Note [Places]
     kKernelInfoGetAttributeFloat = 85,
     kKernelInfoGetAttributeInt64 = 86,
     kKernelContextGetInputCount = 88,
+    kKernelContextGetOutputCount = 89,
     kKernelContextGetInput = 90,
     kKernelContextGetOutput = 91,
     kReleaseTensorTypeAndShapeInfo = 99,

@@ -1,7 +1,10 @@
 // Operators that ONNX Runtime runs in the place of its own: registered by
 // `SessionOptions.register_custom_ops_library(llamavid.runtime._native.__file__)`, domain "llamavid".
 
+#include "kernels.h"
 #include "operator_support.h"
+
+#ifdef LLAMAVID_X86
 
 #if defined(_WIN32)
 #define EXPORTED __declspec(dllexport)
@@ -14,7 +17,8 @@ namespace {
 
 // Made once: sessions refer to it as long as they live.
 OrtCustomOpDomain *domain(const OrtApi *api) {
-    static const OrtCustomOp ops[] = {int8_product(false), int8_product(true), attention(false), attention(true)};
+    static const OrtCustomOp ops[] = {int8_product(false), int8_product(true), attention(false),
+                                      attention(true), layer_norm()};
     static OrtCustomOpDomain *const made = [&] {
         OrtCustomOpDomain *fresh = nullptr;
         check(call(api, kCreateCustomOpDomain, "llamavid", &fresh));
@@ -33,3 +37,5 @@ extern "C" EXPORTED OrtStatus *RegisterCustomOps(OrtSessionOptions *options, con
     if (!api) return nullptr;  // too old, which it has said; without a version there is no status either
     return guarded(api, [&] { check(call(api, kAddCustomOpDomain, options, domain(api))); });
 }
+
+#endif

@@ -16,6 +16,7 @@ namespace llamavid::onnxruntime {
 // The operators that onnxruntime_operators.cpp registers.
 OrtCustomOp int8_product(bool rounds);
 OrtCustomOp attention(bool rounds);
+OrtCustomOp layer_norm();
 
 // A failed call of ONNX Runtime: handed back to it as it came.
 struct Failed {
@@ -85,13 +86,16 @@ Tensor<const Number> constant(const OrtApi *api, const OrtKernelInfo *info, size
     return tensor<Number>(api, value);
 }
 
-// What a run gives: output 0, of this shape.
-inline void *output(const OrtApi *api, OrtKernelContext *context, const std::vector<int64_t> &shape) {
+// What a run gives, of this shape; null where nobody asks for it.
+inline void *output(const OrtApi *api, OrtKernelContext *context, const std::vector<int64_t> &shape,
+                    size_t index = 0) {
+    size_t count = 0;
+    check(call(api, kKernelContextGetOutputCount, static_cast<const OrtKernelContext *>(context), &count));
     OrtValue *value = nullptr;
     const int64_t *sides = shape.data();
-    check(call(api, kKernelContextGetOutput, context, size_t{0}, sides, shape.size(), &value));
+    if (index < count) check(call(api, kKernelContextGetOutput, context, index, sides, shape.size(), &value));
     void *data = nullptr;
-    check(call(api, kGetTensorMutableData, value, &data));
+    if (value) check(call(api, kGetTensorMutableData, value, &data));
     return data;
 }
 

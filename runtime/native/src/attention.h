@@ -11,8 +11,6 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels.h"
-
 namespace llamavid {
 
 // Widths of a head that `attend` takes are multiples of this.
@@ -36,19 +34,14 @@ struct AttentionRows {
     float levels_per_1;                // 1 / step, where it is rounded
 };
 
-// Whether this processor runs the functions below; false where they are not built.
-bool attends_here();
-
-#ifdef LLAMAVID_X86
-// Bytes of a call's scratch, which starts at a multiple of 64; a multiple of 64 itself.
+// On processors of `runs_operators`, as what follows. Bytes of a call's scratch, which starts at a multiple of 64; a multiple of 64 itself.
 size_t attention_scratch(const AttentionShape &shape);
 
 // Parts of one batch entry, a head's block of queries each; neighbours share the head's keys and values.
 size_t attention_parts(const AttentionShape &shape);
 
-// Writes one part of `mixed`. NaN and infinity make NaN of the queries that meet them, as in NumPy.
+// Writes one part of `mixed`. Scores of any finite size do; NaN makes NaN of the queries that meet it.
 void attend(const AttentionShape &shape, const AttentionRows &rows, size_t part, void *scratch);
-#endif
 
 }  // namespace llamavid
 

@@ -9,26 +9,21 @@
 // blocks gave is scaled as the maximum rises (Milakov and Gimelshein 2018, arXiv 1805.02867).
 
 #include "attention.h"
+#include "kernels.h"
 
 #ifdef LLAMAVID_X86
 
-#include <immintrin.h>
-
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 means its own header, bug 105593
-#endif
+#include "lanes.h"
 
-#define AVX512 __attribute__((target("avx512f,avx512dq,avx512vl")))
+#define AVX512 ATTENTION_AVX512
 
 namespace llamavid {
 namespace {
 
-constexpr size_t kLanes = 16;
 constexpr size_t kRows = 8;      // of a tile: with three vectors of queries, 24 of the 32 registers add up
 constexpr size_t kMostWide = 3;  // vectors of queries in a block
 constexpr size_t kKeys = 320;    // in a block: 257 are one; a multiple of kRows
@@ -67,98 +62,10 @@ Scratch scratch_in(void *memory, size_t head_width) {
     return {queries, scores, mixed, mixed + head_width * lanes, mixed + (head_width + 1) * lanes};
 }
 
-// [4, 16] from sixteen rows of four, and back: quarter j of vector i is row i + 4j.
-struct Four {
-    __m512 a, b, c, d;
-};
-
-AVX512 inline Four transposed(const Four &in) {
-    const __m512d ab = _mm512_castps_pd(_mm512_unpacklo_ps(in.a, in.b));
-    const __m512d AB = _mm512_castps_pd(_mm512_unpackhi_ps(in.a, in.b));
-    const __m512d cd = _mm512_castps_pd(_mm512_unpacklo_ps(in.c, in.d));
-    const __m512d CD = _mm512_castps_pd(_mm512_unpackhi_ps(in.c, in.d));
-    return {_mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)), _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)),
-            _mm512_castpd_ps(_mm512_unpacklo_pd(AB, CD)), _mm512_castpd_ps(_mm512_unpackhi_pd(AB, CD))};
-}
-
-// Rows i, i + 4, i + 8 and i + 12, four numbers of each.
-AVX512 inline __m512 quarters(const float *const rows[kLanes], size_t i, size_t at) {
-    __m512 all = _mm512_castps128_ps512(_mm_loadu_ps(rows[i] + at));
-    all = _mm512_insertf32x4(all, _mm_loadu_ps(rows[i + 4] + at), 1);
-    all = _mm512_insertf32x4(all, _mm_loadu_ps(rows[i + 8] + at), 2);
-    return _mm512_insertf32x4(all, _mm_loadu_ps(rows[i + 12] + at), 3);
-}
-
-// Sixteen times a bias's number, or 0 where there is none.
-AVX512 inline __m512 everywhere(const float *bias, size_t d) {
-    return bias ? _mm512_set1_ps(bias[d]) : _mm512_setzero_ps();
-}
-
-// Up to sixteen queries [head_width] to `to` [head_width, stride]; empty lanes repeat the last query.
-AVX512 void turn_queries(const float *q, size_t q_stride, size_t queries, size_t head_width, const float *bias,
-                         float scale, float *to, size_t stride) {
-    const float *rows[kLanes];
-    for (size_t i = 0; i < kLanes; ++i) rows[i] = q + std::min(i, queries - 1) * q_stride;
-    const __m512 factor = _mm512_set1_ps(scale);
-    for (size_t d = 0; d < head_width; d += 4, to += 4 * stride) {
-        const Four turned = transposed({quarters(rows, 0, d), quarters(rows, 1, d), quarters(rows, 2, d),
-                                        quarters(rows, 3, d)});
-        _mm512_store_ps(to, _mm512_mul_ps(_mm512_add_ps(turned.a, everywhere(bias, d)), factor));
-        _mm512_store_ps(to + stride, _mm512_mul_ps(_mm512_add_ps(turned.b, everywhere(bias, d + 1)), factor));
-        _mm512_store_ps(to + 2 * stride, _mm512_mul_ps(_mm512_add_ps(turned.c, everywhere(bias, d + 2)), factor));
-        _mm512_store_ps(to + 3 * stride, _mm512_mul_ps(_mm512_add_ps(turned.d, everywhere(bias, d + 3)), factor));
-    }
-}
-
-// Where what is mixed goes: rows of floats, or of levels.
-struct Results {
-    float *floats;
-    uint8_t *levels;
-    size_t stride;
-    const float *bias;  // of this head
-    float levels_per_1;
-};
-
-AVX512 inline __m512 to_levels(__m512 x, float levels_per_1) {
-    x = _mm512_mul_ps(x, _mm512_set1_ps(levels_per_1));
-    x = _mm512_max_ps(_mm512_min_ps(x, _mm512_set1_ps(127)), _mm512_set1_ps(-128));
-    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_cvtps_epi32(x), _mm512_set1_epi32(128)));
-}
-
-// And back: `from` [head_width, stride] over `sum` to rows of results.
-AVX512 void turn_mixed(const float *from, size_t stride, __m512 sum, size_t queries, size_t head_width,
-                       const Results &to) {
-    const __m512 factor = _mm512_div_ps(_mm512_set1_ps(1.0f), sum);
-    alignas(64) float four[4][kLanes];
-    for (size_t d = 0; d < head_width; d += 4, from += 4 * stride) {
-        Four lanes{_mm512_fmadd_ps(_mm512_load_ps(from), factor, everywhere(to.bias, d)),
-                   _mm512_fmadd_ps(_mm512_load_ps(from + stride), factor, everywhere(to.bias, d + 1)),
-                   _mm512_fmadd_ps(_mm512_load_ps(from + 2 * stride), factor, everywhere(to.bias, d + 2)),
-                   _mm512_fmadd_ps(_mm512_load_ps(from + 3 * stride), factor, everywhere(to.bias, d + 3))};
-        if (to.levels) {
-            lanes = {to_levels(lanes.a, to.levels_per_1), to_levels(lanes.b, to.levels_per_1),
-                     to_levels(lanes.c, to.levels_per_1), to_levels(lanes.d, to.levels_per_1)};
-        }
-        const Four turned = transposed(lanes);
-        _mm512_store_ps(four[0], turned.a);
-        _mm512_store_ps(four[1], turned.b);
-        _mm512_store_ps(four[2], turned.c);
-        _mm512_store_ps(four[3], turned.d);
-        for (size_t i = 0; i < std::min(queries, kLanes); ++i) {
-            const __m128 row = _mm_load_ps(four[i % 4] + i / 4 * 4);
-            if (to.levels) {
-                const int32_t bytes = _mm_cvtsi128_si32(_mm_cvtepi32_epi8(_mm_castps_si128(row)));
-                std::memcpy(to.levels + i * to.stride + d, &bytes, sizeof bytes);
-            } else {
-                _mm_storeu_ps(to.floats + i * to.stride + d, row);
-            }
-        }
-    }
-}
-
 // Asks for memory some floats ahead, as `fetch` does, into the nearest cache or the one behind it.
 inline void ask(const float *from, size_t ahead) {
-    __builtin_prefetch(reinterpret_cast<const void *>(reinterpret_cast<uintptr_t>(from) + ahead * sizeof *from));
+    const uintptr_t place = reinterpret_cast<uintptr_t>(from) + ahead * sizeof *from;
+    __builtin_prefetch(reinterpret_cast<const void *>(place));
 }
 
 inline void ask_later(const float *from, size_t ahead) {
@@ -231,10 +138,11 @@ AVX512 void score(const float *k, size_t k_stride, size_t keys, size_t head_widt
     }
 }
 
-// 2^x for x <= 0, within 1.5e-7. The fraction's power is a polynomial, 1 at 0, fitted over [0, 1] for the
-// least relative error. What is below 2^-100 is 0, so that no denormal number slows the sums: beside
-// the largest weight, 1, it counts for nothing.
-AVX512 inline __m512 power_of_two(__m512 x) {
+// e^natural for natural <= 0, exactly 1 at 0; as a power of two, of which the fraction's is a polynomial,
+// fitted over [0, 1] for the least relative error, 1.5e-7 with its rounding. What is below 2^-100 is 0, so
+// that no denormal number slows the sums: beside the largest weight, 1, it counts for nothing.
+AVX512 inline __m512 exponential(__m512 natural) {
+    const __m512 x = _mm512_mul_ps(natural, _mm512_set1_ps(1.44269504f));
     const __m512 r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
     __m512 power = _mm512_set1_ps(0x1.e974fap-10f);
     power = _mm512_fmadd_ps(power, r, _mm512_set1_ps(0x1.277856p-7f));
@@ -246,7 +154,7 @@ AVX512 inline __m512 power_of_two(__m512 x) {
     return _mm512_maskz_scalef_ps(counts, power, x);
 }
 
-// Sixteen queries' scores [keys, stride] to weights, in place: 2^(score - most). Raises `most` and counts
+// Sixteen queries' scores [keys, stride] to weights, in place: e^(score - most). Raises `most` and counts
 // the weights into `sum`, which hold what earlier blocks of keys gave; returns what scales that.
 AVX512 __m512 weigh(float *scores, size_t stride, size_t keys, float *most, float *sum) {
     const __m512 before = _mm512_load_ps(most);
@@ -258,10 +166,10 @@ AVX512 __m512 weigh(float *scores, size_t stride, size_t keys, float *most, floa
         d = _mm512_max_ps(_mm512_load_ps(scores + (key + 3) * stride), d);
     }
     const __m512 now = _mm512_max_ps(_mm512_max_ps(a, b), _mm512_max_ps(c, d));
-    const __m512 scale = power_of_two(_mm512_sub_ps(before, now));
+    const __m512 scale = exponential(_mm512_sub_ps(before, now));
     __m512 weights = _mm512_setzero_ps();
     for (size_t key = 0; key < keys; ++key, scores += stride) {
-        const __m512 weight = power_of_two(_mm512_sub_ps(_mm512_load_ps(scores), now));
+        const __m512 weight = exponential(_mm512_sub_ps(_mm512_load_ps(scores), now));
         _mm512_store_ps(scores, weight);
         weights = _mm512_add_ps(weights, weight);
     }
@@ -295,7 +203,7 @@ void ask_for_rows(const float *rows, size_t stride, size_t width) {
     }
 }
 
-Results results_of(const AttentionRows &rows, size_t row, size_t column) {
+RowsOut results_of(const AttentionRows &rows, size_t row, size_t column) {
     const size_t at = row * rows.mixed_stride + column;
     return {rows.mixed ? rows.mixed + at : nullptr, rows.mixed ? nullptr : rows.rounded + at, rows.mixed_stride,
             rows.mixed_bias ? rows.mixed_bias + column : nullptr, rows.levels_per_1};
@@ -305,7 +213,6 @@ template <size_t kWide>
 AVX512 void attend_block(const AttentionShape &shape, const AttentionRows &rows, const Block &block,
                          const Scratch &scratch) {
     constexpr size_t stride = kWide * kLanes;
-    constexpr float kLog2E = 1.44269504f;  // scores are exponents of two
     const size_t width = shape.head_width, column = block.head * width;
     const size_t q_vector = kLanes * rows.q_stride;
     const float *q = rows.q + block.first * rows.q_stride + column;
@@ -315,8 +222,8 @@ AVX512 void attend_block(const AttentionShape &shape, const AttentionRows &rows,
 
     // 1) the queries, turned
     for (size_t w = 0; w < kWide; ++w) {
-        turn_queries(q + w * q_vector, rows.q_stride, block.queries - w * kLanes, width, q_bias, shape.scale * kLog2E,
-                     scratch.queries + w * kLanes, stride);
+        rows_to_lanes(q + w * q_vector, rows.q_stride, block.queries - w * kLanes, width, q_bias,
+                      _mm512_set1_ps(shape.scale), scratch.queries + w * kLanes, stride);
         _mm512_store_ps(scratch.most + w * kLanes, _mm512_set1_ps(-std::numeric_limits<float>::infinity()));
         _mm512_store_ps(scratch.sum + w * kLanes, _mm512_setzero_ps());
     }
@@ -327,14 +234,14 @@ AVX512 void attend_block(const AttentionShape &shape, const AttentionRows &rows,
         score<kWide>(rows.k + key * rows.k_stride + column, rows.k_stride, keys, width, scratch);
         for (size_t w = 0; w < kWide; ++w) {
             const size_t lanes = w * kLanes;
-            const __m512 scale = weigh(scratch.scores + lanes, stride, keys, scratch.most + lanes,
-                                       scratch.sum + lanes);
+            const __m512 scale =
+                weigh(scratch.scores + lanes, stride, keys, scratch.most + lanes, scratch.sum + lanes);
             if (key) {
                 rescale(scratch.mixed + lanes, stride, width, scale);
                 continue;
             }
             ask_for_rows(next_q + w * q_vector, rows.q_stride, width);
-            const Results to = results_of(rows, block.first + w * kLanes, column);
+            const RowsOut to = results_of(rows, block.first + lanes, column);
             if (to.floats) ask_for_rows(to.floats, to.stride, width);
         }
         mix<kWide>(rows.v + key * rows.v_stride + column, rows.v_stride, keys, width, key > 0, scratch);
@@ -342,18 +249,13 @@ AVX512 void attend_block(const AttentionShape &shape, const AttentionRows &rows,
 
     // 3) what was mixed, by the sum of the weights, turned back
     for (size_t w = 0; w < kWide; ++w) {
-        turn_mixed(scratch.mixed + w * kLanes, stride, _mm512_load_ps(scratch.sum + w * kLanes),
-                   block.queries - w * kLanes, width, results_of(rows, block.first + w * kLanes, column));
+        const __m512 share = _mm512_div_ps(_mm512_set1_ps(1.0f), _mm512_load_ps(scratch.sum + w * kLanes));
+        lanes_to_rows(scratch.mixed + w * kLanes, stride, share, width,
+                      results_of(rows, block.first + w * kLanes, column), block.queries - w * kLanes);
     }
 }
 
 }  // namespace
-
-bool attends_here() {
-    __builtin_cpu_init();
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vl");
-}
 
 size_t attention_scratch(const AttentionShape &shape) {
     return (2 * shape.head_width + kKeys + 2) * kMostWide * kLanes * sizeof(float);
@@ -368,14 +270,6 @@ void attend(const AttentionShape &shape, const AttentionRows &rows, size_t part,
     if (block.wide == 2) return attend_block<2>(shape, rows, block, places);
     attend_block<1>(shape, rows, block, places);
 }
-
-}  // namespace llamavid
-
-#else
-
-namespace llamavid {
-
-bool attends_here() { return false; }
 
 }  // namespace llamavid
 

@@ -8,6 +8,9 @@
 #include <new>
 
 #include "int8_tile.h"
+#include "kernels.h"
+
+#ifdef LLAMAVID_X86
 
 namespace llamavid {
 namespace {
@@ -92,3 +95,5 @@ void Int8Product::multiply(const Int8Rows &rows, size_t part) const {
 }
 
 }  // namespace llamavid
+
+#endif

@@ -22,9 +22,6 @@
 
 namespace llamavid {
 
-// Whether this processor has the instructions, and LLAMAVID_SIMD does not name others.
-bool multiplies_int8();
-
 struct Int8Weight {
     const int8_t *levels;  // [K, N]
     size_t k, n;           // K a multiple of 4, at most 65,536
@@ -49,7 +46,7 @@ class Int8Product {
     size_t k() const { return k_; }
     size_t n() const { return n_; }
 
-    // How many calls of `multiply` make the whole; they may run beside each other.
+    // On processors of `runs_operators`. How many calls of `multiply` make the whole; they may run beside each other.
     size_t parts(size_t rows) const;
     void multiply(const Int8Rows &rows, size_t part) const;
 

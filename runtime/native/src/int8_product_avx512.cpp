@@ -154,17 +154,6 @@ void multiply_tile(const Int8Tile &tile) {
     finish(tile, sums);
 }
 
-bool multiplies_int8() { return chosen_kernels() == &avx512_kernels; }
-
-}  // namespace llamavid
-
-#else  // Who cannot is not asked to.
-
-namespace llamavid {
-
-void multiply_tile(const Int8Tile &) {}
-bool multiplies_int8() { return false; }
-
 }  // namespace llamavid
 
 #endif

@@ -106,6 +106,9 @@ const Kernels *chosen_kernels();
 // Null for a name that this processor does not run.
 const Kernels *kernels_named(const char *name);
 
+// Whether int8_product.h, attention.h and layer_norm.h run here: AVX-512 with VNNI, and no other chosen.
+bool runs_operators();
+
 }  // namespace llamavid
 
 #endif

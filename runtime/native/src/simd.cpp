@@ -16,8 +16,8 @@ bool runs_avx2() { return __builtin_cpu_supports("avx2"); }
 
 bool runs_avx512() {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") &&
-           __builtin_cpu_supports("avx512vbmi");
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
 }
 #endif
 
@@ -59,6 +59,14 @@ const Kernels *kernels_named(const char *name) {
 const Kernels *chosen_kernels() {  // once: getenv beside another thread's setenv is no safe call
     static const Kernels *const chosen = asked_for();
     return chosen;
+}
+
+bool runs_operators() {
+#ifdef LLAMAVID_X86
+    return chosen_kernels() == &avx512_kernels;
+#else
+    return false;
+#endif
 }
 
 }  // namespace llamavid
