@@ -130,11 +130,11 @@ def _given(file: Path | bytes, kernels: Kernels, options: ort.SessionOptions) ->
     """The file's path, or its bytes where kernels were put in, and where those and its weights are found."""
     text = file if isinstance(file, bytes) else file.read_bytes()
     changed = with_kernels(text, kernels)
-    if changed is text:
-        return text if isinstance(file, bytes) else str(file)
     library = our_library()
     if library is not None:
         options.register_custom_ops_library(library)
+    if changed is text:
+        return text if isinstance(file, bytes) else str(file)
     if not isinstance(file, bytes):
         options.add_session_config_entry(_WEIGHTS_FOLDER, str(file.resolve().parent))
     return changed

@@ -14,8 +14,9 @@ import numpy as np
 
 from llamavid.ceilings import Ceilings
 from llamavid.runtime.executors import open_session
+from llamavid.runtime.kernels import our_library
 from llamavid.runtime.profile.machine_state import cores, processor
-from llamavid.runtime.profile.product_graph import product_graph
+from llamavid.runtime.profile.product_graph import OUR_INT8, product_graph
 
 _COPIED = 256 << 20  # bytes: more than any cache of the processors we know
 _SIDE = 1536  # of a square product: 7 GFLOP, and near to the encoder's 1,408
@@ -33,13 +34,15 @@ def cpu_ceilings(
     for precision, dtype in _TYPES.items():
         on_step(f"measuring {precision} products")
         products[precision] = _products(dtype, threads)
+    if our_library():
+        products["int8"] = max(products["int8"], _products(OUR_INT8, threads))
     # Where float16 has no instructions, ONNX Runtime widens it: float32's rate is what it can reach.
     products["fp16"] = max(products["fp16"], products["fp32"])
     return Ceilings(processor(), products, bandwidth, "measured here", is_cpu=True)
 
 
 def _products(dtype: str, threads: int | None) -> float:
-    """Operations a second of ONNX Runtime's own kernel."""
+    """Operations a second inside ONNX Runtime."""
     graph, a = product_graph(dtype, _SIDE)
     session = open_session(graph, threads=threads)
     return 2 * _SIDE**3 / _best_seconds(lambda: session.run(None, {"a": a}))

@@ -12,7 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from llamavid.protobuf import bytes_field, number_field, text_field, written
+from llamavid.runtime.joined_nodes import OURS
+from llamavid.runtime.onnx_nodes import Node, int_attribute, node_bytes
 
+OUR_INT8 = "our int8"
 _IR_VERSION, _OPSET = 10, 21
 _TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "float16": 10, "fp8": 17}  # TensorProto.DataType
 _SEED = 0
@@ -22,19 +25,34 @@ def product_graph(dtype: str, n: int) -> tuple[bytes, npt.NDArray[np.generic]]:
     """The file and its input `a`.
 
     Args:
-        dtype: float32 or float16; int8 is uint8 times int8 into int32, the product of dynamic int8.
+        dtype: float32 or float16; int8 is uint8 times int8 into int32, the product of dynamic int8;
+            OUR_INT8 the same into float32 by our own operator.
     """
     random = np.random.default_rng(_SEED)
-    if dtype == "int8":
+    if dtype in ("int8", OUR_INT8):
         a: npt.NDArray[np.generic] = random.integers(0, 255, (n, n), np.uint8)
         b: npt.NDArray[np.generic] = random.integers(-127, 127, (n, n), np.int8)
-        operation, result = "MatMulInteger", "int32"
+        node, result = _node("MatMulInteger", ("a", "b"), "c"), "int32"
     else:
         a, b = (random.normal(0, 0.02, (n, n)).astype(dtype) for _ in range(2))
-        operation, result = "MatMul", dtype
-    constant = _tensor("b", b.shape, _TYPES[b.dtype.name], b.tobytes())
+        node, result = _node("MatMul", ("a", "b"), "c"), dtype
+    constants = [_tensor("b", b.shape, _TYPES[b.dtype.name], b.tobytes())]
+    if dtype == OUR_INT8:
+        node, result = node_bytes(_our_product()), "float32"
+        constants += (_ones("step", ()), _ones("scales", (n,)))
     given, made = _value("a", _TYPES[a.dtype.name], a.shape), _value("c", _TYPES[result], a.shape)
-    return _model((_node(operation, ("a", "b"), "c"),), (constant,), given, made), a
+    model = _model((node,), constants, given, made)
+    return (model + _bytes(8, _text(1, OURS) + _number(2, 1)) if dtype == OUR_INT8 else model), a
+
+
+def _our_product() -> Node:
+    return Node(
+        "Int8Product", ("a", "b", "step", "scales"), ("c",), OURS, attributes=(int_attribute("gelu", 0),)
+    )
+
+
+def _ones(name: str, shape: tuple[int, ...]) -> bytes:
+    return _tensor(name, shape, _TYPES["float32"], np.ones(shape, np.float32).tobytes())
 
 
 def quantized_product_graph(precision: str, n: int) -> bytes:

@@ -11,9 +11,10 @@ from llamavid.embedded import default_bundle
 from llamavid.errors import DeviceError
 from llamavid.runtime.executors import open_session
 from llamavid.runtime.graphs import Graphs
-from llamavid.runtime.profile.product_graph import product_graph, quantized_product_graph
+from llamavid.runtime.profile.product_graph import OUR_INT8, product_graph, quantized_product_graph
 from llamavid.runtime.profile.stages import CpuStages, split_of
 from llamavid.runtime.timing import Timings
+from tests.runtime.our_operators import RUN_HERE
 
 HOW = "a test"
 
@@ -69,6 +70,14 @@ def test_the_hand_written_product_is_an_onnx_file_that_multiplies(dtype: str) ->
     (c,) = open_session(graph).run(None, {"a": a})
     wide = np.int32 if dtype == "int8" else np.float64
     np.testing.assert_allclose(c, a.astype(wide) @ b.astype(wide), rtol=2e-2, atol=2e-3)
+
+
+@RUN_HERE
+def test_the_product_of_our_operator_multiplies() -> None:
+    graph, a = product_graph(OUR_INT8, 32)
+    b = onnx.numpy_helper.to_array(onnx.load_from_string(graph).graph.initializer[0])
+    (c,) = open_session(graph).run(None, {"a": a})
+    np.testing.assert_array_equal(c, (a.astype(np.int32) - 128) @ b.astype(np.int32))
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp8"])

@@ -254,14 +254,14 @@ def test_a_killed_decoder_speaks_of_memory(clip: Path) -> None:
 
 
 def test_a_decoder_that_hangs_is_given_up(clip: Path) -> None:
-    with opened_with(clip, Limits(stall_seconds=0.6)) as source:
+    with opened_with(clip, Limits(stall_seconds=2)) as source:
         frames = source.frames()
         next(frames)
         os.kill(only_child(), signal.SIGSTOP)
         start = time.monotonic()
-        with pytest.raises(SourceError, match=r"makes the decoder hang: no frame came for 0\.6 s"):
+        with pytest.raises(SourceError, match=r"makes the decoder hang: no frame came for 2 s"):
             list(frames)
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 10
 
 
 def test_frames_that_nobody_keeps_are_progress_too(tmp_path: Path) -> None:
