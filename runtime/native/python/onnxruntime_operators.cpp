@@ -17,8 +17,8 @@ namespace {
 
 // Made once: sessions refer to it as long as they live.
 OrtCustomOpDomain *domain(const OrtApi *api) {
-    static const OrtCustomOp ops[] = {int8_product(false), int8_product(true), attention(false),
-                                      attention(true), layer_norm()};
+    static const OrtCustomOp ops[] = {int4_product(),   int8_product(false), int8_product(true),
+                                      attention(false), attention(true),     layer_norm()};
     static OrtCustomOpDomain *const made = [&] {
         OrtCustomOpDomain *fresh = nullptr;
         check(call(api, kCreateCustomOpDomain, "llamavid", &fresh));

@@ -14,6 +14,7 @@
 namespace llamavid::onnxruntime {
 
 // The operators that onnxruntime_operators.cpp registers.
+OrtCustomOp int4_product();
 OrtCustomOp int8_product(bool rounds);
 OrtCustomOp attention(bool rounds);
 OrtCustomOp layer_norm();

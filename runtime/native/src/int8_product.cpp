@@ -3,9 +3,7 @@
 #include "int8_product.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
-#include <new>
 
 #include "int8_tile.h"
 #include "kernels.h"
@@ -18,12 +16,6 @@ namespace {
 constexpr size_t kChunkBytes = size_t{1} << 20;  // half of the second-level cache of servers since 2021
 
 constexpr size_t up(size_t count, size_t whole) { return (count + whole - 1) / whole; }
-
-int8_t *aligned(size_t bytes) {
-    void *memory = std::aligned_alloc(kCacheLine, up(bytes, kCacheLine) * kCacheLine);
-    if (!memory) throw std::bad_alloc();
-    return static_cast<int8_t *>(memory);
-}
 
 // Four rows of a panel, beside each other by column; zeros beyond the last column.
 void pack(const Int8Weight &weight, size_t row, size_t column, int8_t *to, int32_t *starts) {
@@ -41,15 +33,13 @@ void pack(const Int8Weight &weight, size_t row, size_t column, int8_t *to, int32
 
 }  // namespace
 
-void Int8Product::Free::operator()(int8_t *levels) const { std::free(levels); }
-
 Int8Product::Int8Product(const Int8Weight &weight)
-    : k_(weight.k), n_(weight.n), packed_(aligned(panels() * kPanel * k_)), starts_(panels() * kPanel),
+    : k_(weight.k), n_(weight.n), packed_(packed_memory(panels() * kPanel * k_)), starts_(panels() * kPanel),
       factors_(panels() * kPanel), bias_(panels() * kPanel) {
     std::copy(weight.factors, weight.factors + n_, factors_.begin());
     if (weight.bias) std::copy(weight.bias, weight.bias + n_, bias_.begin());
     for (size_t first = 0; first < n_; first += kPanel) {
-        int8_t *to = packed_.get() + first * k_;
+        auto *to = reinterpret_cast<int8_t *>(packed_.get()) + first * k_;
         for (size_t row = 0; row < k_; row += kTogether, to += kPanel * kTogether) {
             pack(weight, row, first, to, &starts_[first]);
         }
@@ -72,7 +62,8 @@ void Int8Product::multiply(const Int8Rows &rows, size_t part) const {
     tile.k = k_;
     tile.n = n_;
     tile.columns = std::min(kPanel, n_ - column);
-    tile.panel = packed_.get() + column * k_;
+    const auto *packed = reinterpret_cast<const int8_t *>(packed_.get());
+    tile.panel = packed + column * k_;
     tile.starts = &starts_[column];
     tile.factors = &factors_[column];
     tile.bias = &bias_[column];
@@ -80,7 +71,7 @@ void Int8Product::multiply(const Int8Rows &rows, size_t part) const {
     tile.levels_per_1 = rows.levels_per_1;
     const size_t first = part / panels() * chunk, last = std::min(first + chunk, rows.rows);
     // This thread goes on with the next panel, most likely: a slice of it is fetched with each tile.
-    const int8_t *next = packed_.get() + (part + 1) % panels() * kPanel * k_;
+    const int8_t *next = packed + (part + 1) % panels() * kPanel * k_;
     const size_t tiles = up(last - first, kTileRows);
     size_t done = 0;
     for (size_t row = first; row < last; row += kTileRows, ++done) {

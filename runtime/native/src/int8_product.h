@@ -17,8 +17,9 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <vector>
+
+#include "packed_memory.h"
 
 namespace llamavid {
 
@@ -54,12 +55,9 @@ class Int8Product {
     size_t chunk(size_t rows) const;
     size_t panels() const;
 
-    struct Free {
-        void operator()(int8_t *levels) const;
-    };
     size_t k_, n_;
-    std::unique_ptr<int8_t[], Free> packed_;  // Note [Panels]
-    std::vector<int32_t> starts_;             // of sums, by column, up to whole panels as the next two
+    PackedMemory packed_;          // int8, Note [Panels]
+    std::vector<int32_t> starts_;  // of sums, by column, up to whole panels as the next two
     std::vector<float> factors_, bias_;
 };
 

@@ -5,46 +5,23 @@
 
 #ifdef LLAMAVID_X86
 
-#include <immintrin.h>
-
 #include <cstring>
 
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 means its own header, bug 105593
-#endif
-
-// By function, not by file, as in kernels_avx2.cpp. The names are those that `runs_avx512` asks for.
-#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
+#include "vnni.h"
 
 namespace llamavid {
 namespace {
 
 constexpr size_t kLanes = 16;
 
-// A row of the tile: sums of its 64 columns.
-struct Sums {
-    __m512i a, b, c, d;
-};
-
-AVX512 inline Sums load(const void *from) {
-    const auto *bytes = static_cast<const int8_t *>(from);
-    return {_mm512_loadu_si512(bytes), _mm512_loadu_si512(bytes + 64), _mm512_loadu_si512(bytes + 128),
-            _mm512_loadu_si512(bytes + 192)};
-}
-
-// The instruction itself: around its intrinsic GCC 12 copies every sum to memory, which halves the speed.
-AVX512 inline void add(__m512i &sums, __m512i levels, __m512i weights) {
-    __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(levels), "v"(weights));
-}
-
 AVX512 inline void add(Sums &sums, const uint8_t *levels, const Sums &weights) {
     int32_t four;
     std::memcpy(&four, levels, sizeof four);
     const __m512i everywhere = _mm512_set1_epi32(four);
-    add(sums.a, everywhere, weights.a);
-    add(sums.b, everywhere, weights.b);
-    add(sums.c, everywhere, weights.c);
-    add(sums.d, everywhere, weights.d);
+    add_four(sums.a, everywhere, weights.a);
+    add_four(sums.b, everywhere, weights.b);
+    add_four(sums.c, everywhere, weights.c);
+    add_four(sums.d, everywhere, weights.d);
 }
 
 // x times the normal distribution up to x, with an error below 1.2e-6, and 5e-7 of x where x is small:
@@ -63,13 +40,6 @@ AVX512 inline __m512 gelu(__m512 x) {
         p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(kCoefficients[i]));
     }
     return _mm512_mul_ps(x, _mm512_fmadd_ps(inside, p, _mm512_set1_ps(0.5f)));
-}
-
-AVX512 inline void store(const Sums &sums, int32_t *to) {
-    _mm512_storeu_si512(to, sums.a);
-    _mm512_storeu_si512(to + kLanes, sums.b);
-    _mm512_storeu_si512(to + 2 * kLanes, sums.c);
-    _mm512_storeu_si512(to + 3 * kLanes, sums.d);
 }
 
 // The sums of `Rows` rows, [Rows, 64].

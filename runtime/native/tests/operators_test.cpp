@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../src/attention.h"
+#include "../src/int4_product.h"
 #include "../src/int8_product.h"
 #include "../src/kernels.h"
 #include "../src/layer_norm.h"
@@ -71,6 +72,31 @@ void products(size_t rows, size_t k, size_t n) {
     }
 }
 
+void int4_products(size_t rows, size_t k, size_t n, size_t block) {
+    const auto x = numbers(rows * k), scales = numbers(k / block * n);
+    const auto weight = levels<uint8_t>(k * n / 2);
+    const Int4Product product({weight.data(), scales.data(), k, n, block});
+    std::vector<int8_t> rounded(rows * k);
+    std::vector<float> steps(rows * k / block), y(rows * n);
+    std::vector<int32_t> starts(steps.size());
+    const Int4Rows all{rows, x.data(), rounded.data(), steps.data(), starts.data(), y.data()};
+    for (size_t row = 0; row < rows; ++row) product.round(all, row);
+    for (size_t part = 0; part < product.parts(rows); ++part) product.multiply(all, part);
+    for (size_t i = 0; i < rows * k; ++i) {
+        const float step = steps[i / block];
+        check_near("a rounded number", rounded[i] * step, x[i], 0.501 * step);
+    }
+    for (size_t i = 0; i < rows * n; ++i) {
+        double expected = 0;
+        for (size_t j = 0; j < k; ++j) {
+            const int nibble = weight[(j * n + i % n) / 2] >> (i % 2 * 4) & 15;
+            const double step = static_cast<double>(steps[(i / n * k + j) / block]) * scales[j / block * n + i % n];
+            expected += rounded[i / n * k + j] * (nibble < 8 ? nibble : nibble - 16) * step;
+        }
+        check_near("an int4 product", y[i], expected, 1e-5 * static_cast<double>(k));
+    }
+}
+
 void attentions(size_t queries, size_t keys, size_t width) {
     const size_t heads = 2, stride = 3 * heads * width;
     const AttentionShape shape{queries, keys, heads, width, 0.3f};
@@ -128,6 +154,10 @@ int main() {
         for (const size_t n : {1, 16, 63, 64, 65, 130}) products(rows, 4 * rows, n);
     }
     products(400, 4096, 3);  // of several chunks
+    for (const size_t rows : {1, 4, 5, 13}) {
+        for (const size_t n : {2, 64, 66, 130}) int4_products(rows, 256 * rows, n, n < 66 ? 32 : 256);
+    }
+    int4_products(400, 4096, 4, 128);
     for (const size_t queries : {1, 16, 17, 50}) {
         for (const size_t keys : {1, 7, 33, 321}) attentions(queries, keys, queries % 2 ? 8 : 24);
     }
