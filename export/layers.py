@@ -22,7 +22,7 @@ from llamavid.export.rewrites import NONE, Rewrites
 from llamavid.export.type_plan import CAREFUL, TypePlan
 from llamavid.formats.eight_bits import EightBits, quantize_columns, representable
 from llamavid.formats.int4 import missing_rows, packed_int4, quantize_int4
-from llamavid.remarks import Attention, Int8Product
+from llamavid.remarks import Attention, Int4Product, Int8Product
 
 Array = npt.NDArray[np.float32]
 
@@ -74,7 +74,7 @@ class Layers:
             zeros = missing_rows(len(matrix), precision.int4_block)
             x, matrix = self._lengthened(x, zeros), np.pad(matrix, ((0, zeros), (0, 0)))
             self.g.data.lengthened[name] = zeros
-            return self.g.op("MatMul", x, self._int4(name, module, matrix, dtype, zeros))
+            return self._int4_product(x, *self._int4(name, module, matrix, dtype, zeros))
         if precision.eight_bits and not self._kept(module):
             return self._rounded_product(
                 x, module, *self._eight_bits(name, matrix, precision.eight_bits, dtype)
@@ -102,7 +102,8 @@ class Layers:
         scales = self.calibration.scales
         return len({(m in scales.kept, scales.steps.get(m), scales.importance.get(m)) for m in modules}) == 1
 
-    def _int4(self, name: str, module: str, matrix: Array, dtype: DType, zeros: int) -> Value:
+    def _int4(self, name: str, module: str, matrix: Array, dtype: DType, zeros: int) -> tuple[Value, Value]:
+        """Levels of a weight [K, N], and its blocks' scales."""
         block, calibration = self.precision.int4_block, self.calibration
         assert block
         importance = calibration.importance(module) if calibration else None
@@ -110,8 +111,17 @@ class Layers:
             importance = np.pad(importance, (0, zeros))
         quantized = quantize_int4(matrix, block, importance)
         scale = self.g.weight(f"{name}.scale", stored_as(quantized.scale, dtype))
-        levels = self.g.int4_weight(name, packed_int4(quantized.levels), matrix.shape, scale)
-        return self.g.op("DequantizeLinear", levels, scale, axis=0, block_size=block)
+        return self.g.int4_weight(name, packed_int4(quantized.levels), matrix.shape, scale), scale
+
+    def _int4_product(self, x: Value, levels: Value, scales: Value) -> Value:
+        """x as it is times a weight's levels, which go through DequantizeLinear, typed as x."""
+        block = self.precision.int4_block
+        assert block
+        weight = self.g.op("DequantizeLinear", levels, scales, axis=0, block_size=block)
+        y = self.g.op("MatMul", x, weight)
+        if x.dtype is DType.FLOAT32:
+            self.g.remark(y, Int4Product(x.name, levels.name, scales.name, block))
+        return y
 
     def _eight_bits(self, name: str, matrix: Array, format: EightBits, dtype: DType) -> tuple[Value, Value]:
         """Levels of a weight [K, N], and its columns' scales."""
@@ -152,19 +162,18 @@ class Layers:
         module = name.removesuffix(".weight")
         dtype, eight_bits = self.product_type(module), self.precision.eight_bits
         x = self.g.cast(x, dtype)
-        if levels := self._stored_int4(name, dtype) if self.precision.int4_block else None:
-            return self.g.op("MatMul", self._lengthened(x, self.g.data.lengthened[name]), levels)
+        if four_bits := self._stored_int4(name, dtype) if self.precision.int4_block else None:
+            return self._int4_product(self._lengthened(x, self.g.data.lengthened[name]), *four_bits)
         if stored := self._stored_eight_bits(name, dtype, eight_bits) if eight_bits else None:
             return self._rounded_product(x, module, *stored)
         matrix = self.g.stored(name, dtype)
         return None if matrix is None else self.g.op("MatMul", x, matrix)
 
-    def _stored_int4(self, name: str, dtype: DType) -> Value | None:
+    def _stored_int4(self, name: str, dtype: DType) -> tuple[Value, Value] | None:
         """The other graph's levels; its scales too, or the same in this graph's type."""
         scale = self.g.stored_as(f"{name}.scale", dtype)
         levels = self.g.stored_int4(name, scale) if scale else None
-        block = self.precision.int4_block
-        return self.g.op("DequantizeLinear", levels, scale, axis=0, block_size=block) if levels else None
+        return (levels, scale) if levels and scale else None
 
     def _stored_eight_bits(self, name: str, dtype: DType, format: EightBits) -> tuple[Value, Value] | None:
         scale = self.g.stored_as(f"{name}.scale", dtype)

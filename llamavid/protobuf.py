@@ -69,6 +69,11 @@ def number_field(number: int, value: int) -> Field:
     return Field(number, VARINT, _varint(value))
 
 
+def number_in(field: Field) -> int:
+    """What a VARINT field says. Raises `ValueError` where it is none."""
+    return _number(field.data, 0)[0]
+
+
 def _number(message: bytes, at: int) -> tuple[int, int]:
     """The varint at `at`, and where it ends."""
     value = 0

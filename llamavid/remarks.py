@@ -1,4 +1,4 @@
-"""What an exported graph says about its attentions and int8 products: what each is made of, on its last node.
+"""What an exported graph says of its attentions and rounded products: what each is made of, on its last node.
 
     node.metadata_props.add(key=KEY, value=written_remark(Attention("q", "k", "v", 16, 0.1)))
     remark_of(value)
@@ -47,8 +47,27 @@ class Int8Product:
     bias: str | None = None
 
 
-Remark = Attention | Int8Product
-_KINDS: dict[str, type[Attention] | type[Int8Product]] = {"attention": Attention, "int8": Int8Product}
+@dataclass(frozen=True)
+class Int4Product:
+    """x times levels, each worth its block's scale.
+
+    Args:
+        x: name of a value [..., K], float32.
+        levels: of a weight [K, N], int4; scales: of its blocks' [K / block, N], float32.
+    """
+
+    x: str
+    levels: str
+    scales: str
+    block: int
+
+
+Remark = Attention | Int8Product | Int4Product
+_KINDS: dict[str, type[Attention] | type[Int8Product] | type[Int4Product]] = {
+    "attention": Attention,
+    "int8": Int8Product,
+    "int4": Int4Product,
+}
 
 
 def written_remark(remark: Remark) -> str:

@@ -42,7 +42,13 @@ class OnnxExecutor:
     """One ONNX graph on the CPU. One thread may run it at a time."""
 
     def __init__(
-        self, file: Path, contract: GraphContract, *, threads: int | None = None, exact_int4: bool = False
+        self,
+        file: Path,
+        contract: GraphContract,
+        *,
+        threads: int | None = None,
+        exact_int4: bool = False,
+        kernels: Kernels = Kernels.BEST,
     ) -> None:
         """Loads the graph.
 
@@ -50,12 +56,13 @@ class OnnxExecutor:
             threads: of one operation; None lets ONNX Runtime choose the physical cores.
             exact_int4: multiply int4 weights by float32 activations, as PyTorch would, instead of by
                 activations rounded to int8, which is several times faster.
+            kernels: whose operators run what is marked in the graph.
 
         Raises:
             BundleError: the graph cannot be loaded, or is not what the contract says.
             DeviceError: the CPU provider is not there.
         """
-        self._session = open_session(file, threads=threads, exact_int4=exact_int4)
+        self._session = open_session(file, threads=threads, exact_int4=exact_int4, kernels=kernels)
         _check_contract(file, contract, self._session)
         self._contract = contract
         self._binding = self._session.io_binding()
@@ -104,7 +111,6 @@ def open_session(
     """An ONNX file, or its bytes, on the CPU. Arguments and errors are those of `OnnxExecutor`.
 
     profile_prefix: where ONNX Runtime's `end_profiling` writes the times of nodes.
-    kernels: whose operators run what is marked in the graph.
     """
     options = ort.SessionOptions()
     if profile_prefix is not None:
@@ -114,7 +120,7 @@ def open_session(
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1" if exact_int4 else "4")
     name = "a graph" if isinstance(file, bytes) else str(file)
     try:
-        given = _given(file, kernels, options)
+        given = _given(file, kernels, options, exact_int4)
         session = ort.InferenceSession(given, options, providers=[_CPU], disabled_optimizers=_SLOWER)
     except Exception as error:  # ONNX Runtime raises a dozen unrelated types
         raise BundleError(
@@ -126,10 +132,12 @@ def open_session(
     return session
 
 
-def _given(file: Path | bytes, kernels: Kernels, options: ort.SessionOptions) -> str | bytes:
+def _given(
+    file: Path | bytes, kernels: Kernels, options: ort.SessionOptions, exact_int4: bool
+) -> str | bytes:
     """The file's path, or its bytes where kernels were put in, and where those and its weights are found."""
     text = file if isinstance(file, bytes) else file.read_bytes()
-    changed = with_kernels(text, kernels)
+    changed = with_kernels(text, kernels, exact_int4=exact_int4)
     library = our_library()
     if library is not None:
         options.register_custom_ops_library(library)

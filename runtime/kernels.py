@@ -6,7 +6,8 @@ Attentions and int8 products become operators of our own where the processor run
 (`native/src/attention.h`, `native/src/int8_product.h`), which take in their biases, GELU and the rounding
 for the next product; elsewhere ONNX Runtime's. Its MultiHeadAttention takes rows as the projections give
 them and leaves scores in the cache; its MatMulIntegerToFloat is what it fuses Q/DQ to by itself, but without
-the bias. A file stays what every other reader understands; here nodes that carry a remark
+the bias. A product of int4 weights becomes ours, too (`int4_kernels.py`); elsewhere ONNX Runtime's
+MatMulNBits, which it fuses by itself. A file stays what every other reader understands; here nodes that carry a remark
 (`llamavid.remarks`) are replaced, and what only they needed is dropped.
 
 Note [Fields]
@@ -22,12 +23,13 @@ Note [Signs]
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from enum import Enum
 
 from llamavid.protobuf import Field, bytes_field, fields, number_field, text_field, written
-from llamavid.remarks import KEY, Attention, Int8Product, remark_of
+from llamavid.remarks import KEY, Attention, Int4Product, Int8Product, remark_of
 from llamavid.runtime.implementation import native_or_none
+from llamavid.runtime.int4_kernels import as_bytes, int4_product, takeable
 from llamavid.runtime.joined_nodes import OURS, ZERO, joined
 from llamavid.runtime.onnx_nodes import Node, float_attribute, int_attribute, node_bytes, node_of
 
@@ -47,8 +49,10 @@ _UINT8, _INT8 = (2, b"\x80"), (3, b"\x00")  # TensorProto.DataType, and the zero
 _LEVELS = _UINT8 if platform.machine() in ("x86_64", "AMD64") else _INT8  # Note [Signs]
 
 
-def with_kernels(model: bytes, kernels: Kernels = Kernels.BEST) -> bytes:
+def with_kernels(model: bytes, kernels: Kernels = Kernels.BEST, *, exact_int4: bool = False) -> bytes:
     """The same `onnx.ModelProto`; as it is where nothing in it carries a remark.
+
+    exact_int4: products of int4 weights stay, because our operator rounds activations.
 
     Raises:
         ValueError, TypeError: it is no model, or a remark is not one of ours.
@@ -60,7 +64,9 @@ def with_kernels(model: bytes, kernels: Kernels = Kernels.BEST) -> bytes:
     return written(
         [
             *(
-                Field(field.number, field.kind, _graph(field.data, ours)) if field.number == _GRAPH else field
+                Field(field.number, field.kind, _graph(field.data, ours, exact_int4))
+                if field.number == _GRAPH
+                else field
                 for field in fields(model)
             ),
             *([opset] if ours else []),
@@ -74,24 +80,27 @@ def our_library() -> str | None:
     return native.__file__ if native is not None and native.runs_operators() else None
 
 
-def _graph(graph: bytes, ours: bool) -> bytes:
+def _graph(graph: bytes, ours: bool, exact_int4: bool) -> bytes:
     parts = list(fields(graph))
     outputs = {_name_of(part.data) for part in parts if part.number == _GRAPH_OUTPUT}
-    nodes = _replaced((node_of(part.data) for part in parts if part.number == _NODE), ours)
-    nodes = _needed(nodes, outputs)
+    given = [node_of(part.data) for part in parts if part.number == _NODE]
+    weights = [part.data for part in parts if part.number == _WEIGHT]
+    four_bits = takeable(given, weights, outputs) if ours and not exact_int4 else set()
+    nodes = _needed(_replaced(given, ours, four_bits), outputs)
     if ours:
         nodes = _needed(joined(nodes, outputs, _vectors(parts)), outputs)
     zero = [bytes_field(_WEIGHT, _zero_point())] if any(ZERO in node.inputs for node in nodes) else []
     return written(
         [
             *(bytes_field(_NODE, node_bytes(node)) for node in nodes),
-            *(part for part in parts if part.number != _NODE),
+            *(bytes_field(_WEIGHT, as_bytes(weight, four_bits)) for weight in weights),
+            *(part for part in parts if part.number not in (_NODE, _WEIGHT)),
             *zero,
         ]
     )
 
 
-def _replaced(nodes: Iterable[Node], ours: bool) -> Sequence[Node]:
+def _replaced(nodes: Iterable[Node], ours: bool, four_bits: Collection[str]) -> Sequence[Node]:
     """Where a node carries a remark, what has its output and runs as a kernel; else the node."""
     new: list[Node] = []
     rounded: set[str] = set()
@@ -106,6 +115,8 @@ def _replaced(nodes: Iterable[Node], ours: bool) -> Sequence[Node]:
                 rounded.add(levels)
                 new.append(Node("QuantizeLinear", (remark.x, remark.step, ZERO), (levels,), name=levels))
             new.append((_our_product if ours else _microsoft_product)(remark, levels, node))
+        elif isinstance(remark, Int4Product) and remark.levels in four_bits:
+            new.append(int4_product(remark, node))
         else:
             new.append(node)
     return new
