@@ -2,14 +2,15 @@
 
 A few layers of random weights and a small head, exported as `llamavid export` does, beside float32: llama.cpp
 on the same weights in Q4_0, and OpenVINO on our graph in primitive operations, so that its products are its
-own and its attention is not the one it has for language models. The cache is float32 unless a side's name
+own and its attention is not the one it has for language models. One side is ours with ONNX Runtime's
+operators alone, where the processor has our own in their place. The cache is float32 unless a side's name
 says otherwise; llama.cpp's is float16, and its flash attention is on, which is what it chooses.
 
 All read the same embeddings in turn: a prompt, and a token behind it. In a prompt neither we nor llama.cpp
 compute what nobody reads of the last layer, so that 3 layers have the products of 2.25, and 32 of 31.25. That
 of an hour is read once: each of its 15 chunks does the same work.
 
-python -m benchmarks.int4_decode          about six minutes, 6 GB of memory, 4 GB of disk
+python -m benchmarks.int4_decode          about seven minutes, 6 GB of memory, 4 GB of disk
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from llamavid.export.precision import FP32, Precision, int4_precision
 from llamavid.parity import relative_errors
 from llamavid.runtime.decoder import Decoder
 from llamavid.runtime.executors import OnnxExecutor
+from llamavid.runtime.kernels import Kernels
 
 LAYERS = 3  # enough that int4 weights, 340 MB, leave the caches
 LANGUAGE = vicuna(layers=LAYERS, vocab_size=2048)  # a head in proportion
@@ -54,6 +56,7 @@ PRECISIONS = {
     f"{BLOCK_128}, float16 cache": replace(int4_precision(128), cache=DType.FLOAT16),
     f"{BLOCK_128}, int8 cache": replace(int4_precision(128), cache=DType.INT8),
 }
+WITHOUT_OURS = f"{BLOCK_128}, ONNX Runtime's own operators, none of ours"
 OPENVINO = f"OpenVINO, {BLOCK_32}"
 NOT_FOR_AN_HOUR = {FLOAT32, OPENVINO}  # a minute each, and the first takes the memory of two others
 
@@ -114,7 +117,7 @@ def _token(sides: dict[str, Side], rows: Array, past: int, quiet: QuietRounds) -
 
 
 def _line(what: str, name: str, spent: dict[str, list[float]], logits: dict[str, Array]) -> Line:
-    others = [other for other in (FLOAT32, LLAMA_CPP) if other in spent and other != name]
+    others = [other for other in _others(name) if other in spent and other != name]
     told = [f"{ratio(spent[other], spent[name]):.2f} times {other}" for other in others]
     reference = _reference(name, list(logits))
     error = relative_errors(logits[reference], logits[name])[1]
@@ -122,8 +125,13 @@ def _line(what: str, name: str, spent: dict[str, list[float]], logits: dict[str,
     return Line(f"{what}, {name}", statistics.median(spent[name]), UNIT, ", ".join(told))
 
 
+def _others(name: str) -> tuple[str, ...]:
+    """Which it is compared with."""
+    return (FLOAT32, LLAMA_CPP, WITHOUT_OURS) if name == BLOCK_128 else (FLOAT32, LLAMA_CPP)
+
+
 def _reference(name: str, sides: list[str]) -> str:
-    """The same with a float32 cache, where the name says that there is one; else the first."""
+    """The same with a float32 cache and our operators, where the name says otherwise; else the first."""
     same = name.partition(", ")[0]
     return same if same != name and same in sides else sides[0]
 
@@ -133,7 +141,9 @@ def _reference(name: str, sides: list[str]) -> str:
 
 def _sides(folder: Path, stack: contextlib.ExitStack) -> Iterator[tuple[str, Side]]:
     for name, precision in PRECISIONS.items():
-        yield name, _ours(folder / name, precision)
+        yield name, _ours(_written(folder / name, precision), precision)
+    file, precision = folder / BLOCK_128 / "llm.onnx", PRECISIONS[BLOCK_128]
+    yield WITHOUT_OURS, _ours(file, precision, Kernels.ONNX_RUNTIME)
     if _has_llama_cpp():
         yield LLAMA_CPP, _llama_cpp(folder / "q4_0.gguf", stack)
     if find_spec("openvino"):
@@ -151,10 +161,14 @@ def _has_llama_cpp() -> bool:
     return bool(find_spec("llama_cpp") and find_spec("gguf"))
 
 
-def _ours(folder: Path, precision: Precision) -> Side:
+def _written(folder: Path, precision: Precision) -> Path:
     folder.mkdir()
+    return write_llm(folder, LANGUAGE, precision)
+
+
+def _ours(file: Path, precision: Precision, kernels: Kernels = Kernels.BEST) -> Side:
     contract = language_contract(LANGUAGE, precision.compute, cache=precision.cache)
-    decoder = Decoder(OnnxExecutor(write_llm(folder, LANGUAGE, precision), contract), contract, LANGUAGE)
+    decoder = Decoder(OnnxExecutor(file, contract, kernels=kernels), contract, LANGUAGE)
     cache = decoder.new_cache(CAPACITY)
 
     def run(rows: Array, past: int) -> Array:

@@ -2,13 +2,13 @@
 
     text = with_kernels(file.read_bytes(), Kernels.BEST)
 
-Attentions and int8 products become operators of our own where the processor runs them
-(`native/src/attention.h`, `native/src/int8_product.h`), which take in their biases, GELU and the rounding
-for the next product; elsewhere ONNX Runtime's. Its MultiHeadAttention takes rows as the projections give
-them and leaves scores in the cache; its MatMulIntegerToFloat is what it fuses Q/DQ to by itself, but without
-the bias. A product of int4 weights becomes ours, too (`int4_kernels.py`); elsewhere ONNX Runtime's
-MatMulNBits, which it fuses by itself. A file stays what every other reader understands; here nodes that carry a remark
-(`llamavid.remarks`) are replaced, and what only they needed is dropped.
+Attentions and products of int8 and int4 weights become operators of our own where the processor runs them
+(`native/src/attention.h`, `int8_product.h`, `int4_product.h`), which take in their biases, GELU and the
+rounding for the next product; elsewhere ONNX Runtime's. Its MultiHeadAttention takes rows as the projections
+give them and leaves scores in the cache; its MatMulIntegerToFloat is what it fuses Q/DQ to by itself, but
+without the bias, its MatMulNBits what it fuses int4 weights to. A file stays what every other reader
+understands; here nodes that carry a remark (`llamavid.remarks`) are replaced, and what only they needed is
+dropped.
 
 Note [Fields]
     Numbers of fields, from onnx.proto, which never change: ModelProto.graph 7, .opset_import 8;
