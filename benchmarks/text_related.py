@@ -108,7 +108,8 @@ class Material:
             layers = self._layers(g, INT8, rewrites)
             features = g.input("features")
             patches = layers.last(features, config.vision.patches)
-            image = ImageRows(features, {module: g.input(module) for module in modules}, names[0])
+            kept = {module: g.input(module) for module in modules}
+            image = ImageRows(features, features, kept, names[0])
             hidden = asked_rows(layers, decoder, image, features, g.input("question_ids"))
             write_context_attention(layers, config, hidden, patches)
             session = open_session(g.save())

@@ -27,11 +27,13 @@ class ImageRows:
     """Of the frames of a run.
 
     Args:
+        features: [n, ...], what the rows are made of: who asks for n alone needs no rows.
         rows: [n, R, image width], normalized where the decoder does that.
         projected: keys and values [n, R, H] by module, where all were made at once.
         first: name of the cross-attention that comes first; what asks there may not have met a frame.
     """
 
+    features: Value
     rows: Value
     projected: dict[str, Value]
     first: str
@@ -51,7 +53,7 @@ class ImageRows:
             else projections(layers, self.rows, modules, bare=bare(layers, name))
         )
         if Rewrite.QUESTION_ONCE in layers.rewrites and name == self.first:
-            q = layers.repeat_first(q, layers.dim(self.rows, 0))
+            q = layers.repeat_first(q, layers.dim(self.features, 0))
         return attended(layers, decoder, x, q, k, v, name)
 
 
@@ -63,10 +65,10 @@ def image_rows(layers: Layers, decoder: TextDecoderConfig, features: Value, patc
     modules = [f"{name}.{role}" for name in names for role in ("key", "value")]
     at_once = Rewrite.IMAGE_ONCE in layers.rewrites and layers.alike(modules)
     if not at_once or any(_absorbs(layers, decoder, name) for name in names):
-        return ImageRows(rows, {}, names[0])
+        return ImageRows(features, rows, {}, names[0])
     without = [module for name in names for module in bare(layers, name)]
     values = joined(layers, rows, modules, bare=without)
-    return ImageRows(rows, dict(zip(modules, values, strict=True)), names[0])
+    return ImageRows(features, rows, dict(zip(modules, values, strict=True)), names[0])
 
 
 def _rows(layers: Layers, decoder: TextDecoderConfig, features: Value, patches: Value) -> Value:
