@@ -92,7 +92,8 @@ class Kernel {
                            (!joined || columns % 3 == 0);
         if (!whole) throw std::invalid_argument("rows are not of heads whose width is a multiple of 8");
         for (const std::vector<float> *bias : {&q_bias_, &mixed_bias_}) {
-            if (!bias->empty() && bias->size() != width) throw std::invalid_argument("a bias is not as wide as the rows");
+            const bool fits = bias->empty() || bias->size() == width;
+            if (!fits) throw std::invalid_argument("a bias is not as wide as the rows");
         }
         return width;
     }

@@ -85,7 +85,9 @@ OrtCustomOp int4_product() {
     OrtCustomOp op = described<Kernel>();
     op.GetName = [](const OrtCustomOp *) { return "Int4Product"; };
     op.GetInputTypeCount = [](const OrtCustomOp *) -> size_t { return 3; };
-    op.GetInputType = [](const OrtCustomOp *, size_t input) -> int { return input == kWeight ? kUint8 : kFloat; };
+    op.GetInputType = [](const OrtCustomOp *, size_t input) -> int {
+        return input == kWeight ? kUint8 : kFloat;
+    };
     return op;
 }
 

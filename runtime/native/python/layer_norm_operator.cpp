@@ -29,8 +29,10 @@ class Kernel {
         weight_.assign(weight.data, weight.data + weight.size());
         bias_.assign(bias.data, bias.data + bias.size());
         norm_ = {weight_.size(), weight_.data(), bias_.data(), 0, 0};
-        check(call(api, kKernelInfoGetAttributeFloat, info, static_cast<const char *>("epsilon"), &norm_.epsilon));
-        if (is_given(api, info, kNextStep)) norm_.levels_per_1 = 1 / *constant<float>(api, info, kNextStep).data;
+        const char *epsilon = "epsilon";
+        check(call(api, kKernelInfoGetAttributeFloat, info, epsilon, &norm_.epsilon));
+        if (!is_given(api, info, kNextStep)) return;
+        norm_.levels_per_1 = 1 / *constant<float>(api, info, kNextStep).data;
     }
     Kernel(const Kernel &) = delete;  // norm_ points into it
 
@@ -54,9 +56,11 @@ class Kernel {
             static thread_local std::vector<float> nobodys;
             if (!sum) nobodys.resize(width);
             for (size_t row = part * kRowsOfAPart; row < std::min(rows, (part + 1) * kRowsOfAPart); ++row) {
-                normalize(norm_, {x.data + row % x_rows * width, adds ? added.data + row % added_rows * width : nullptr,
-                                  sum ? sum + row * width : nobodys.data(), y ? y + row * width : nullptr,
-                                  levels ? levels + row * width : nullptr});
+                const size_t at = row * width;
+                normalize(norm_, {x.data + row % x_rows * width,
+                                  adds ? added.data + row % added_rows * width : nullptr,
+                                  sum ? sum + at : nobodys.data(), y ? y + at : nullptr,
+                                  levels ? levels + at : nullptr});
             }
         });
     }
@@ -86,7 +90,9 @@ OrtCustomOp layer_norm() {
         return input == kAdded || input == kNextStep ? kOptional : kRequired;
     };
     op.GetOutputTypeCount = [](const OrtCustomOp *) -> size_t { return 3; };
-    op.GetOutputType = [](const OrtCustomOp *, size_t output) -> int { return output == kLevels ? kUint8 : kFloat; };
+    op.GetOutputType = [](const OrtCustomOp *, size_t output) -> int {
+        return output == kLevels ? kUint8 : kFloat;
+    };
     op.GetOutputCharacteristic = [](const OrtCustomOp *, size_t) -> int { return kOptional; };
     return op;
 }

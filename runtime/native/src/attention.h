@@ -34,7 +34,8 @@ struct AttentionRows {
     float levels_per_1;                // 1 / step, where it is rounded
 };
 
-// On processors of `runs_operators`, as what follows. Bytes of a call's scratch, which starts at a multiple of 64; a multiple of 64 itself.
+// On processors of `runs_operators`, as what follows. Bytes of a call's scratch, which starts at a multiple
+// of 64; a multiple of 64 itself.
 size_t attention_scratch(const AttentionShape &shape);
 
 // Parts of one batch entry, a head's block of queries each; neighbours share the head's keys and values.

@@ -50,7 +50,8 @@ class Int4Product {
     size_t n() const { return n_; }
     size_t blocks() const { return k_ / block_; }
 
-    // On processors of `runs_operators`. First one row at a time, then part by part; rows, and then parts, may run beside each other.
+    // On processors of `runs_operators`. First one row at a time, then part by part; rows, and then parts,
+    // may run beside each other.
     void round(const Int4Rows &rows, size_t row) const;
     size_t parts(size_t rows) const;
     void multiply(const Int4Rows &rows, size_t part) const;

@@ -21,7 +21,8 @@ constexpr size_t up(size_t count, size_t whole) { return (count + whole - 1) / w
 void pack(const Int8Weight &weight, size_t row, size_t column, int8_t *to, int32_t *starts) {
     int8_t four[kTogether][kPanel] = {};
     for (size_t i = 0; i < kTogether; ++i) {
-        std::memcpy(four[i], weight.levels + (row + i) * weight.n + column, std::min(kPanel, weight.n - column));
+        const int8_t *levels = weight.levels + (row + i) * weight.n + column;
+        std::memcpy(four[i], levels, std::min(kPanel, weight.n - column));
     }
     for (size_t i = 0; i < kPanel; ++i) {
         for (size_t j = 0; j < kTogether; ++j) to[i * kTogether + j] = four[j][i];

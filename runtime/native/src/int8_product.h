@@ -47,7 +47,8 @@ class Int8Product {
     size_t k() const { return k_; }
     size_t n() const { return n_; }
 
-    // On processors of `runs_operators`. How many calls of `multiply` make the whole; they may run beside each other.
+    // On processors of `runs_operators`. How many calls of `multiply` make the whole; they may run beside
+    // each other.
     size_t parts(size_t rows) const;
     void multiply(const Int8Rows &rows, size_t part) const;
 

@@ -7,6 +7,7 @@
 
 #include <cstring>
 
+#include "levels.h"
 #include "vnni.h"
 
 namespace llamavid {
@@ -86,17 +87,15 @@ void sum_up(const Int8Tile &tile, int32_t *sums) {
 AVX512 inline void finish(const Int8Tile &tile, const int32_t *sums, size_t column, size_t at) {
     const size_t left = tile.columns - column;
     const auto mask = static_cast<__mmask16>(left < kLanes ? (1u << left) - 1 : 0xffffu);
-    __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(sums)), _mm512_loadu_ps(tile.factors + column));
+    const __m512 sum = _mm512_cvtepi32_ps(_mm512_loadu_si512(sums));
+    __m512 y = _mm512_mul_ps(sum, _mm512_loadu_ps(tile.factors + column));
     y = _mm512_add_ps(y, _mm512_loadu_ps(tile.bias + column));
     if (tile.gelu) y = gelu(y);
     if (tile.floats) {
         _mm512_mask_storeu_ps(tile.floats + at, mask, y);
         return;
     }
-    y = _mm512_mul_ps(y, _mm512_set1_ps(tile.levels_per_1));
-    y = _mm512_max_ps(_mm512_min_ps(y, _mm512_set1_ps(127)), _mm512_set1_ps(-128));
-    const __m512i level = _mm512_add_epi32(_mm512_cvtps_epi32(y), _mm512_set1_epi32(kZeroLevel));
-    _mm512_mask_cvtepi32_storeu_epi8(tile.rounded + at, mask, level);
+    _mm512_mask_cvtepi32_storeu_epi8(tile.rounded + at, mask, to_levels(y, tile.levels_per_1));
 }
 
 AVX512 void finish(const Int8Tile &tile, const int32_t *sums) {

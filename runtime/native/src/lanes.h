@@ -11,6 +11,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "levels.h"
+
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 means its own header, bug 105593
 #endif
@@ -49,6 +51,10 @@ ATTENTION_AVX512 inline __m512 everywhere(const float *bias, size_t d) {
     return bias ? _mm512_set1_ps(bias[d]) : _mm512_setzero_ps();
 }
 
+ATTENTION_AVX512 inline __m512 scaled(__m512 lanes, const float *bias, size_t d, __m512 scale) {
+    return _mm512_mul_ps(_mm512_add_ps(lanes, everywhere(bias, d)), scale);
+}
+
 // Up to sixteen rows [width], with a bias, times `scale`, to `to` [width, stride]; empty lanes repeat the
 // last row.
 ATTENTION_AVX512 inline void rows_to_lanes(const float *from, size_t row_stride, size_t count, size_t width,
@@ -58,10 +64,10 @@ ATTENTION_AVX512 inline void rows_to_lanes(const float *from, size_t row_stride,
     for (size_t d = 0; d < width; d += 4, to += 4 * stride) {
         const Four turned = transposed({quarters(rows, 0, d), quarters(rows, 1, d), quarters(rows, 2, d),
                                         quarters(rows, 3, d)});
-        _mm512_store_ps(to, _mm512_mul_ps(_mm512_add_ps(turned.a, everywhere(bias, d)), scale));
-        _mm512_store_ps(to + stride, _mm512_mul_ps(_mm512_add_ps(turned.b, everywhere(bias, d + 1)), scale));
-        _mm512_store_ps(to + 2 * stride, _mm512_mul_ps(_mm512_add_ps(turned.c, everywhere(bias, d + 2)), scale));
-        _mm512_store_ps(to + 3 * stride, _mm512_mul_ps(_mm512_add_ps(turned.d, everywhere(bias, d + 3)), scale));
+        _mm512_store_ps(to, scaled(turned.a, bias, d, scale));
+        _mm512_store_ps(to + stride, scaled(turned.b, bias, d + 1, scale));
+        _mm512_store_ps(to + 2 * stride, scaled(turned.c, bias, d + 2, scale));
+        _mm512_store_ps(to + 3 * stride, scaled(turned.d, bias, d + 3, scale));
     }
 }
 
@@ -74,10 +80,10 @@ struct RowsOut {
     float levels_per_1;
 };
 
-ATTENTION_AVX512 inline __m512 to_levels(__m512 x, float levels_per_1) {
-    x = _mm512_mul_ps(x, _mm512_set1_ps(levels_per_1));
-    x = _mm512_max_ps(_mm512_min_ps(x, _mm512_set1_ps(127)), _mm512_set1_ps(-128));
-    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_cvtps_epi32(x), _mm512_set1_epi32(128)));
+// Their bits, to be turned like numbers.
+ATTENTION_AVX512 inline Four levels_of(const Four &x, float levels_per_1) {
+    return {_mm512_castsi512_ps(to_levels(x.a, levels_per_1)), _mm512_castsi512_ps(to_levels(x.b, levels_per_1)),
+            _mm512_castsi512_ps(to_levels(x.c, levels_per_1)), _mm512_castsi512_ps(to_levels(x.d, levels_per_1))};
 }
 
 // And back: lanes [width, stride], times `scale`, to up to sixteen rows.
@@ -89,10 +95,7 @@ ATTENTION_AVX512 inline void lanes_to_rows(const float *from, size_t stride, __m
                    _mm512_fmadd_ps(_mm512_load_ps(from + stride), scale, everywhere(to.bias, d + 1)),
                    _mm512_fmadd_ps(_mm512_load_ps(from + 2 * stride), scale, everywhere(to.bias, d + 2)),
                    _mm512_fmadd_ps(_mm512_load_ps(from + 3 * stride), scale, everywhere(to.bias, d + 3))};
-        if (!to.floats) {
-            lanes = {to_levels(lanes.a, to.levels_per_1), to_levels(lanes.b, to.levels_per_1),
-                     to_levels(lanes.c, to.levels_per_1), to_levels(lanes.d, to.levels_per_1)};
-        }
+        if (!to.floats) lanes = levels_of(lanes, to.levels_per_1);
         const Four turned = transposed(lanes);
         _mm512_store_ps(four[0], turned.a);
         _mm512_store_ps(four[1], turned.b);

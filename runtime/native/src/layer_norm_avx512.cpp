@@ -1,4 +1,3 @@
-#include "int8_tile.h"
 #include "kernels.h"
 #include "layer_norm.h"
 
@@ -8,8 +7,11 @@
 
 #include <cmath>
 
+#include "levels.h"
+
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 means its own header, bug 105593
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
 
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl")))
@@ -66,10 +68,7 @@ AVX512 void normalize(const LayerNorm &norm, const NormRow &row) {
                             _mm512_maskz_loadu_ps(lanes, norm.bias + at));
         if (row.y) _mm512_mask_storeu_ps(row.y + at, lanes, y);
         if (!row.levels) continue;
-        y = _mm512_mul_ps(y, _mm512_set1_ps(norm.levels_per_1));
-        y = _mm512_max_ps(_mm512_min_ps(y, _mm512_set1_ps(127)), _mm512_set1_ps(-128));
-        const __m512i level = _mm512_add_epi32(_mm512_cvtps_epi32(y), _mm512_set1_epi32(kZeroLevel));
-        _mm512_mask_cvtepi32_storeu_epi8(row.levels + at, lanes, level);
+        _mm512_mask_cvtepi32_storeu_epi8(row.levels + at, lanes, to_levels(y, norm.levels_per_1));
     }
 }
 

@@ -90,7 +90,8 @@ void int4_products(size_t rows, size_t k, size_t n, size_t block) {
         double expected = 0;
         for (size_t j = 0; j < k; ++j) {
             const int nibble = weight[(j * n + i % n) / 2] >> (i % 2 * 4) & 15;
-            const double step = static_cast<double>(steps[(i / n * k + j) / block]) * scales[j / block * n + i % n];
+            const double row_step = steps[(i / n * k + j) / block];
+            const double step = row_step * scales[j / block * n + i % n];
             expected += rounded[i / n * k + j] * (nibble < 8 ? nibble : nibble - 16) * step;
         }
         check_near("an int4 product", y[i], expected, 1e-5 * static_cast<double>(k));
