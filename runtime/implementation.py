@@ -2,7 +2,8 @@
 
 LLAMAVID_PIXELS=numpy or native forces one of the two. The compiled one has several ways itself, one for each
 kind of wide instructions; LLAMAVID_SIMD=scalar, avx2, avx512 or neon forces one of those. All give the same
-bits.
+bits. Our operators inside ONNX Runtime (`llamavid.runtime.kernels`) are of the compiled module and of avx512
+too: where either variable names something else, ONNX Runtime's run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""ONNX Runtime's own attention in an exported graph: what it replaces, and that it computes the same."""
+"""Our operators and ONNX Runtime's in an exported graph: what they replace, and that they compute the same."""
 
 from __future__ import annotations
 

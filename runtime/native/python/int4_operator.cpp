@@ -36,11 +36,7 @@ class Kernel {
 
     void compute(OrtKernelContext *context) const {
         const auto x = input<float>(api_, context, kX);
-        std::vector<int64_t> shape = x.shape;
-        if (shape.empty() || static_cast<size_t>(shape.back()) != product_.k()) {
-            throw std::invalid_argument("a row of x is not as long as the weight has rows");
-        }
-        shape.back() = static_cast<int64_t>(product_.n());
+        const auto shape = product_shape(x.shape, product_.k(), product_.n());
         thread_local Scratch scratch;
         Int4Rows rows{};
         rows.rows = x.size() / product_.k();

@@ -31,12 +31,7 @@ class Kernel {
 
     void compute(OrtKernelContext *context) const {
         const auto levels = input<uint8_t>(api_, context, kLevels);
-        std::vector<int64_t> shape = levels.shape;
-        if (shape.empty() || static_cast<size_t>(shape.back()) != product_.k()) {
-            throw std::invalid_argument("the levels are not as many as the weight has rows");
-        }
-        shape.back() = static_cast<int64_t>(product_.n());
-        void *y = output(api_, context, shape);
+        void *y = output(api_, context, product_shape(levels.shape, product_.k(), product_.n()));
         Int8Rows rows = rows_;
         rows.levels = levels.data;
         rows.rows = levels.size() / product_.k();

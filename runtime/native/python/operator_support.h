@@ -110,6 +110,15 @@ Tensor<const Number> input(const OrtApi *api, const OrtKernelContext *context, s
     return value ? tensor<Number>(api, value) : Tensor<const Number>{};
 }
 
+// Of rows [..., K] times a weight [K, N]: [..., N].
+inline std::vector<int64_t> product_shape(std::vector<int64_t> rows, size_t k, size_t n) {
+    if (rows.empty() || static_cast<size_t>(rows.back()) != k) {
+        throw std::invalid_argument("a row of x, or of its levels, is not as long as the weight has rows");
+    }
+    rows.back() = static_cast<int64_t>(n);
+    return rows;
+}
+
 // `act(part)` for every part, spread over the session's threads.
 template <typename Act>
 void for_each_part(const OrtApi *api, const OrtKernelContext *context, size_t parts, const Act &act) {

@@ -7,19 +7,17 @@
 
 #include "int4_tile.h"
 #include "kernels.h"
+#include "row_chunks.h"
 
 #ifdef LLAMAVID_X86
 
 namespace llamavid {
 namespace {
 
-constexpr size_t kChunkBytes = size_t{1} << 20;  // half of the second-level cache of servers since 2021
 constexpr size_t kChunkRows = 42 * kTileRows;    // whose sums of a panel, 63 KiB, are on the stack
 constexpr size_t kPiece = 256;  // rows of a panel that are unpacked at once: 16 KiB
 constexpr size_t kScaleBytes = kPanel * sizeof(float);
 constexpr uint8_t kLevelZero = 8;
-
-constexpr size_t up(size_t count, size_t whole) { return (count + whole - 1) / whole; }
 
 // Eight rows of a panel, Note [Nibbles]; zeros beyond the last column.
 void pack(const uint8_t *rows, size_t row_bytes, size_t bytes, uint8_t *to) {
@@ -75,11 +73,7 @@ void Int4Product::round(const Int4Rows &rows, size_t row) const {
     }
 }
 
-// As few as fit the cache, and all as long.
-size_t Int4Product::chunk(size_t rows) const {
-    const size_t fit = std::max(kTileRows, kChunkBytes / k_ / kTileRows * kTileRows);
-    return up(up(rows, up(rows, std::min(fit, kChunkRows))), kTileRows) * kTileRows;
-}
+size_t Int4Product::chunk(size_t rows) const { return chunk_of(rows, k_, kChunkRows); }
 
 size_t Int4Product::parts(size_t rows) const { return rows ? up(rows, chunk(rows)) * panels() : 0; }
 

@@ -7,15 +7,12 @@
 
 #include "int8_tile.h"
 #include "kernels.h"
+#include "row_chunks.h"
 
 #ifdef LLAMAVID_X86
 
 namespace llamavid {
 namespace {
-
-constexpr size_t kChunkBytes = size_t{1} << 20;  // half of the second-level cache of servers since 2021
-
-constexpr size_t up(size_t count, size_t whole) { return (count + whole - 1) / whole; }
 
 // Four rows of a panel, beside each other by column; zeros beyond the last column.
 void pack(const Int8Weight &weight, size_t row, size_t column, int8_t *to, int32_t *starts) {
@@ -49,11 +46,7 @@ Int8Product::Int8Product(const Int8Weight &weight)
 
 size_t Int8Product::panels() const { return up(n_, kPanel); }
 
-// As few as fit the cache, and all as long.
-size_t Int8Product::chunk(size_t rows) const {
-    const size_t most = std::max(kTileRows, kChunkBytes / k_ / kTileRows * kTileRows);
-    return up(up(rows, up(rows, most)), kTileRows) * kTileRows;
-}
+size_t Int8Product::chunk(size_t rows) const { return chunk_of(rows, k_, rows); }
 
 size_t Int8Product::parts(size_t rows) const { return rows ? up(rows, chunk(rows)) * panels() : 0; }
 
