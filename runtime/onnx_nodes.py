@@ -44,9 +44,9 @@ class Node:
         """Its metadata of that key."""
         for field in self.rest:
             if field.number == _METADATA:
-                found, value = (part.data.decode() for part in fields(field.data))
-                if found == key:
-                    return value
+                parts = {part.number: part.data.decode() for part in fields(field.data)}
+                if parts.get(1) == key:
+                    return parts.get(2, "")  # which is not written where it is empty
         return None
 
 

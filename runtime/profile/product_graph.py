@@ -85,8 +85,7 @@ def _model(nodes: Iterable[bytes], constants: Iterable[bytes], given: bytes, mad
 
 
 def _node(operation: str, inputs: Iterable[str], output: str) -> bytes:
-    names = b"".join(_text(1, name) for name in inputs)
-    return names + _text(2, output) + _text(3, f"{operation} {output}") + _text(4, operation)
+    return node_bytes(Node(operation, tuple(inputs), (output,), name=f"{operation} {output}"))
 
 
 def _tensor(name: str, shape: tuple[int, ...], kind: int, data: bytes) -> bytes:

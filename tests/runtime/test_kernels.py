@@ -1,4 +1,4 @@
-"""Our operators and ONNX Runtime's in an exported graph: what they replace, and that they compute the same."""
+"""Our operators and ONNX Runtime's in an exported graph: what they replace; that they compute the same."""
 
 from __future__ import annotations
 
@@ -106,6 +106,19 @@ def test_the_file_stays_standard_onnx(tmp_path: Path) -> None:
 def test_fields_written_again_are_the_same_bytes(tmp_path: Path) -> None:
     text = graphs(tmp_path)["vision"].read_bytes()
     assert written(fields(text)) == text
+
+
+def test_what_others_noted_on_a_node_is_kept(tmp_path: Path) -> None:
+    """Protocol buffers leave an empty value out."""
+    file = graphs(tmp_path)["vision"]
+    model = onnx.load(str(file), load_external_data=False)
+    for node in model.graph.node:
+        node.metadata_props.insert(0, onnx.StringStringEntryProto(key="seen", value=""))
+    replaced = onnx.ModelProto.FromString(with_kernels(model.SerializeToString(), Kernels.ONNX_RUNTIME))
+    assert [node.op_type for node in replaced.graph.node].count("MultiHeadAttention") == BLOCKS
+    kept = [node for node in replaced.graph.node if node.op_type == "LayerNormalization"]
+    assert kept
+    assert all([entry.key for entry in node.metadata_props] == ["seen"] for node in kept)
 
 
 @pytest.mark.parametrize("cut", [1, 40])
